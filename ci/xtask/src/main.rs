@@ -1,0 +1,2 @@
+//! Project chores: tidy, image, docs
+fn main() {}

@@ -1,0 +1,1 @@
+//! The API server: a tower service over a Store

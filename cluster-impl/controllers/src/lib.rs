@@ -1,0 +1,1 @@
+//! Controllers: pure decisions and the one driver that runs them

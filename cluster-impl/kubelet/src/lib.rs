@@ -1,0 +1,1 @@
+//! The kubelet: pod workers over a container runtime

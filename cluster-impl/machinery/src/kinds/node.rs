@@ -1,0 +1,36 @@
+//! Node.
+
+use serde_json::Value;
+
+use super::{Column, Kind};
+use crate::{Cause, Object};
+
+/// Node.
+pub static NODE: Kind = Kind {
+    id: "nodes",
+    group: "",
+    version: "v1",
+    kind: "Node",
+    plural: "nodes",
+    short_names: &["no"],
+    categories: &[],
+    namespaced: false,
+    has_status: true,
+    has_scale: false,
+    has_generation: false,
+    selectable: &[],
+    default,
+    validate,
+    columns: &[Column { name: "Name", format: "string", priority: 0 }],
+    cells,
+};
+
+fn default(_object: &mut Object) {}
+
+fn validate(_object: &Object, _old: Option<&Object>) -> Vec<Cause> {
+    Vec::new()
+}
+
+fn cells(object: &Object, _now: jiff::Timestamp) -> Vec<Value> {
+    vec![object.name().into()]
+}

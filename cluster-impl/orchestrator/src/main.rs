@@ -1,0 +1,2 @@
+//! The orchestrator: every Kubernetes component in one binary
+fn main() {}

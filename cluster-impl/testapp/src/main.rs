@@ -1,0 +1,2 @@
+//! The workload image: one static binary that serves, crashes and burns on demand
+fn main() {}

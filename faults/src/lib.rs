@@ -1,0 +1,1 @@
+//! Faults: what a scenario asks for, built from levers and proven

@@ -1,0 +1,2 @@
+//! shakedown: break a cluster on purpose and judge what was seen
+fn main() {}

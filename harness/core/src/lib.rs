@@ -1,0 +1,10 @@
+//! The data and the traits that every stage shares. No I/O, no clock.
+//!
+//! `scenario` is what a person writes, `plan` is what will be done, `timeline` is what was seen,
+//! `verdict` is what follows. `target`, `lever` and `fault` are the seams between the runner and a cluster.
+
+pub mod fault;
+pub mod lever;
+pub mod target;
+pub mod timeline;
+pub mod verdict;

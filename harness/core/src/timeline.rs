@@ -1,0 +1,302 @@
+//! The timeline: everything that was seen, in one order. The only evidence that a verdict may rest on.
+//!
+//! `timeline.ndjson` is one [`Event`] a line; the first is [`What::Run`] with the format's number.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::lever::{Component, ContainerFact, ProcessState, Reading, Undo};
+use crate::target::ClusterFact;
+
+/// The shape of the timeline; raised when it changes. Older ones stay readable.
+pub const FORMAT: u32 = 1;
+
+/// One thing that was seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its place in the timeline, from 0, without gaps.
+    pub seq: u64,
+    /// Microseconds since the run began, on a monotonic clock.
+    pub at_us: u64,
+    /// It may have happened so much earlier.
+    pub error_us: u64,
+    /// The scenario during which it was seen; empty outside of any.
+    pub scenario: String,
+    /// What was seen.
+    pub what: What,
+}
+
+/// How an object changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Change {
+    /// It is new to the watch.
+    Added,
+    /// It was changed.
+    Modified,
+    /// It is gone.
+    Deleted,
+}
+
+/// Where a fault stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultPhase {
+    /// It will be done, to these targets.
+    Planned,
+    /// Its undo is on disk.
+    UndoLogged,
+    /// It was done.
+    Applied,
+    /// It is in effect: shown by evidence.
+    Proven,
+    /// It is still in effect, on the same targets.
+    Sustained,
+    /// It is no longer in effect although it should be.
+    Lost,
+    /// It could not be shown to be in effect.
+    Unproven,
+    /// It was taken back.
+    Removed,
+    /// Its effect is gone: shown by evidence.
+    HealProven,
+    /// Its effect could not be shown to be gone.
+    HealUnproven,
+}
+
+/// How an operation of a workload client came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+pub enum Outcome {
+    /// It was acknowledged.
+    Ok {
+        /// The revision it happened at, or was read at.
+        revision: i64,
+        /// The value written or read: `data.value` of a ConfigMap. Absent if there is no object.
+        value: Option<String>,
+    },
+    /// It was refused and did not happen.
+    Refused {
+        /// HTTP status.
+        code: u16,
+        /// `reason` of the Status.
+        reason: String,
+    },
+    /// Nobody knows whether it happened.
+    Unknown {
+        /// Why.
+        why: String,
+    },
+}
+
+/// One operation of a workload client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Which client.
+    pub client: u32,
+    /// The node of the API server it spoke to.
+    pub server: String,
+    /// get, create, update, delete.
+    pub verb: String,
+    /// Namespace and name.
+    pub key: String,
+    /// The value written.
+    pub value: Option<String>,
+    /// The resourceVersion that the object had to have, if that was asked for.
+    pub expected: Option<i64>,
+    /// When the request was sent, in microseconds since the run began; the event's time is the answer's.
+    pub call_us: u64,
+    /// How it came out.
+    pub outcome: Outcome,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum What {
+    /// The run began.
+    Run {
+        /// The timeline's format.
+        format: u32,
+        /// The target's name.
+        target: String,
+        /// The seed.
+        seed: u64,
+    },
+    /// A cluster is up.
+    Cluster {
+        /// What it consists of.
+        cluster: ClusterFact,
+    },
+    /// A scenario began.
+    ScenarioBegan {
+        /// Its id.
+        id: String,
+    },
+    /// A scenario ended: nothing of it is seen after this.
+    ScenarioEnded {
+        /// Its id.
+        id: String,
+    },
+    /// A name was bound.
+    Bound {
+        /// The name.
+        name: String,
+        /// What it stands for: names of nodes or objects.
+        to: Vec<String>,
+    },
+    /// A step's moment came.
+    Moment {
+        /// The step's name, or `step-<index>`.
+        name: String,
+    },
+    /// The harness's own witness watch saw an object change.
+    Object {
+        /// How.
+        change: Change,
+        /// Plural and group, such as `pods` or `deployments.apps`.
+        kind: String,
+        /// The revision of the change.
+        revision: i64,
+        /// The object after it; the last known one if it was deleted.
+        object: Value,
+    },
+    /// The witness watch was interrupted and listed anew: changes in between may be missing.
+    WitnessGap {
+        /// Which kind.
+        kind: String,
+        /// Why.
+        why: String,
+    },
+    /// A fault moved on in its life.
+    Fault {
+        /// The step's name.
+        name: String,
+        /// The kind of fault, such as `node-kill`.
+        fault: String,
+        /// Where it stands.
+        phase: FaultPhase,
+        /// What it is done to.
+        targets: Vec<String>,
+        /// What was logged to take it back.
+        undo: Vec<Undo>,
+        /// What shows it.
+        evidence: Vec<Evidence>,
+    },
+    /// A workload client's operation was answered.
+    Operation(Operation),
+    /// A workload client's watch delivered an event.
+    Delivered {
+        /// Which client.
+        client: u32,
+        /// Counts the client's watch requests.
+        stream: u32,
+        /// How the object changed.
+        change: Change,
+        /// Namespace and name.
+        key: String,
+        /// The object's revision.
+        revision: i64,
+        /// `data.value` of the object.
+        value: Option<String>,
+    },
+    /// A workload client's watch began or ended.
+    WatchStream {
+        /// Which client.
+        client: u32,
+        /// Counts the client's watch requests.
+        stream: u32,
+        /// The node of the API server it spoke to.
+        server: String,
+        /// The revision it asked for or, at its end, had reached.
+        revision: i64,
+        /// `began`, or why it ended.
+        state: String,
+        /// What the list before it contained, key to revision; only when it began with a list.
+        listed: Option<std::collections::BTreeMap<String, i64>>,
+    },
+    /// A container started or ended, as the runtime of its node tells it.
+    Container {
+        /// The node.
+        node: String,
+        /// Whether it runs now.
+        running: bool,
+        /// Which one.
+        container: ContainerFact,
+    },
+    /// A component's process changed.
+    Process {
+        /// The node.
+        node: String,
+        /// The component.
+        component: Component,
+        /// What it is doing now.
+        state: ProcessState,
+        /// Process id and start time.
+        identity: String,
+    },
+    /// What an etcd member says of itself.
+    EtcdMember {
+        /// The node.
+        node: String,
+        /// The member's id.
+        member: u64,
+        /// Whom it takes for the leader; 0 for nobody.
+        leader: u64,
+        /// Its raft term.
+        term: u64,
+        /// Its applied revision.
+        revision: i64,
+    },
+    /// A line of an API server's audit log: a write that was answered.
+    Audit {
+        /// The API server's node.
+        node: String,
+        /// Who wrote: the user's name.
+        user: String,
+        /// create, update, patch, delete.
+        verb: String,
+        /// Plural and group.
+        kind: String,
+        /// Namespace and name, and the subresource after a `/`, if any.
+        key: String,
+        /// HTTP status.
+        code: u16,
+        /// The revision that the write happened at; 0 if it was refused.
+        revision: i64,
+        /// The leader's fence, `<lease>/<holder>/<transitions>`, or empty.
+        fence: String,
+    },
+    /// What the machine looked like: before and after must be equal.
+    Fingerprint {
+        /// `before` or `after`.
+        when: String,
+        /// Everything that a run may leave behind.
+        things: std::collections::BTreeMap<String, String>,
+    },
+    /// Something for people.
+    Note {
+        /// The text.
+        text: String,
+    },
+    /// The harness itself failed at something.
+    Trouble {
+        /// What it was doing.
+        doing: String,
+        /// Why it failed.
+        why: String,
+    },
+}
+
+/// One piece of evidence: a probe, who was asked, and whether the answer is as it must be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// `counter`, `behaviour` or `control` (an untouched peer behaves as before).
+    pub kind: String,
+    /// What was asked and answered, for people.
+    pub text: String,
+    /// Whether it shows what it must show.
+    pub holds: bool,
+    /// The raw answer, where there is one.
+    pub reading: Option<Reading>,
+}

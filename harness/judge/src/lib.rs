@@ -1,0 +1,1 @@
+//! Pure judgement of a plan and a timeline

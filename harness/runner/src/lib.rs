@@ -1,0 +1,1 @@
+//! One ordered event loop: runs a plan on a target and records the timeline

@@ -1,0 +1,1 @@
+//! The suites as data, and the test mains that run them
