@@ -273,8 +273,13 @@ impl ApiClient {
         ApiError::NoAnswer(error.to_string())
     }
 
+    /// Moves on from the server asked last, because it has been silent for too long.
+    pub(crate) fn give_up_current(&self) {
+        self.move_on(self.current.load(Ordering::Relaxed));
+    }
+
     /// Moves to the next server, unless another request has done so already.
-    pub(crate) fn move_on(&self, at: usize) {
+    fn move_on(&self, at: usize) {
         let _ = self.current.compare_exchange(at, at + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 }

@@ -1,11 +1,22 @@
 //! Leader election by Lease (coordination.k8s.io/v1), with a fence for the leader's writes.
+//!
+//! As in client-go, a candidate judges a lease by how long *its own* clock has seen it unchanged,
+//! never by comparing its clock with the holder's.
 
 use std::fmt;
 use std::time::Duration;
 
 use env::Env;
+use machinery::kinds::LEASE;
+use machinery::{Object, ObjectKey};
+use rand::Rng;
+use serde_json::json;
+use tokio::time::Instant;
 
-use crate::ApiClient;
+use crate::{ApiClient, ApiError};
+
+/// Where the locks of the control plane live.
+const LOCK_NAMESPACE: &str = "kube-system";
 
 /// `--leader-elect-*`, with the documented defaults.
 #[derive(Debug, Clone)]
@@ -63,23 +74,137 @@ pub struct Elector {
     client: ApiClient,
     env: Env,
     config: ElectorConfig,
+    /// The lease as last seen, and since when it has looked so.
+    seen: Option<(Object, Instant)>,
 }
 
 impl Elector {
     /// A candidate.
     pub fn new(client: ApiClient, env: Env, config: ElectorConfig) -> Self {
-        Self { client, env, config }
+        Self { client, env, config, seen: None }
     }
 
     /// Waits until the lease is won; answers the fence that it gives.
     pub async fn acquire(&mut self) -> Fence {
-        let _ = (&self.client, &self.env, &self.config);
-        todo!()
+        let mut jitter = self.env.entropy(&format!("elector/{}", self.config.lock));
+        loop {
+            match self.attempt().await {
+                Ok(Some(fence)) => return fence,
+                Ok(None) => {}
+                Err(error) => tracing::debug!(lock = self.config.lock, %error, "not elected"),
+            }
+            // client-go's JitterFactor is 1.2: candidates must not try in step for ever.
+            let wait = self.config.retry_period.mul_f64(1.0 + 1.2 * jitter.random::<f64>());
+            self.env.sleep(wait).await;
+        }
     }
 
     /// Renews until the lease is lost or could not be renewed within the deadline; then returns,
     /// and the process must end at once, as upstream's does.
     pub async fn hold(&mut self) {
-        todo!()
+        let mut renewed = Instant::now();
+        loop {
+            self.env.sleep(self.config.retry_period).await;
+            let deadline = renewed + self.config.renew_deadline;
+            // A process that stood still for too long finds here that its time is over.
+            if Instant::now() >= deadline {
+                tracing::warn!(lock = self.config.lock, "lease not renewed in time");
+                return;
+            }
+            let asked = Instant::now();
+            match tokio::time::timeout_at(deadline, self.attempt()).await {
+                Ok(Ok(Some(_))) => renewed = asked,
+                Ok(Ok(None)) => {
+                    tracing::warn!(lock = self.config.lock, "lease lost to another holder");
+                    return;
+                }
+                Ok(Err(error)) => tracing::debug!(lock = self.config.lock, %error, "not renewed"),
+                Err(_) => {
+                    tracing::warn!(lock = self.config.lock, "lease not renewed in time");
+                    return;
+                }
+            }
+        }
     }
+
+    /// Takes or renews the lease if that is allowed; `None` while somebody else holds it.
+    async fn attempt(&mut self) -> Result<Option<Fence>, ApiError> {
+        let key = ObjectKey::new(LOCK_NAMESPACE, self.config.lock.as_str());
+        let current = match self.client.get(&LEASE, &key).await {
+            Ok(lease) => lease,
+            Err(error) if error.is_not_found() => {
+                let lease = self.lease(None);
+                let lease = self.client.create(&LEASE, &lease).await?;
+                return Ok(Some(self.won(lease)));
+            }
+            Err(error) => return Err(error),
+        };
+        let unchanged_since = self.observe(&current);
+        let holder = current.text("/spec/holderIdentity");
+        let is_mine = holder == self.config.identity;
+        let duration_s = current.integer("/spec/leaseDurationSeconds").unwrap_or_default();
+        let valid = Duration::from_secs(u64::try_from(duration_s).unwrap_or_default());
+        if !is_mine && !holder.is_empty() && unchanged_since.elapsed() < valid {
+            return Ok(None);
+        }
+        let lease = self.lease(Some(&current));
+        match self.client.update(&LEASE, &lease).await {
+            Ok(lease) => Ok(Some(self.won(lease))),
+            // Somebody else was faster: the next look will tell.
+            Err(error) if error.is_conflict() && !is_mine => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes the lease as it is now; answers since when it has looked so.
+    fn observe(&mut self, lease: &Object) -> Instant {
+        match &self.seen {
+            Some((seen, since)) if seen.get("/spec") == lease.get("/spec") => *since,
+            _ => {
+                let now = Instant::now();
+                self.seen = Some((lease.clone(), now));
+                now
+            }
+        }
+    }
+
+    fn won(&mut self, lease: Object) -> Fence {
+        self.observe(&lease);
+        Fence {
+            lock: self.config.lock.clone(),
+            identity: self.config.identity.clone(),
+            transitions: lease.integer("/spec/leaseTransitions").unwrap_or_default(),
+        }
+    }
+
+    /// The lease as this candidate would write it.
+    fn lease(&self, current: Option<&Object>) -> Object {
+        let now = micro_time(self.env.now());
+        let mut lease = current.cloned().unwrap_or_else(|| {
+            Object::new("coordination.k8s.io/v1", "Lease", LOCK_NAMESPACE, &self.config.lock)
+        });
+        let holder = lease.text("/spec/holderIdentity");
+        let mut transitions = lease.integer("/spec/leaseTransitions").unwrap_or_default();
+        let mut acquired = lease.get("/spec/acquireTime").cloned().unwrap_or_default();
+        if holder != self.config.identity {
+            transitions += i64::from(current.is_some());
+            acquired = now.as_str().into();
+        }
+        lease.set(
+            "/spec",
+            json!({
+                "holderIdentity": self.config.identity,
+                "leaseDurationSeconds": self.config.lease_duration.as_secs(),
+                "acquireTime": acquired,
+                "renewTime": now,
+                "leaseTransitions": transitions,
+            }),
+        );
+        lease
+    }
+}
+
+/// RFC 3339 with six decimals, as `MicroTime` is written.
+fn micro_time(at: env::Timestamp) -> String {
+    format!("{at:.6}")
 }

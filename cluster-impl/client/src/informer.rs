@@ -1,13 +1,27 @@
 //! List and watch of several kinds into one [`View`], in one deterministic order.
+//!
+//! Invariant: a change is reported once, in order of its kind's revisions; after a relist the
+//! difference to what was known is reported as changes. Nothing is spawned: whoever awaits
+//! [`Informer::next`] drives the watches.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use env::Env;
-use futures::{AsyncBufRead, Stream};
-use machinery::{Kind, Object, ObjectKey, View};
+use env::{Backoff, Env};
+use futures::io::AsyncBufReadExt;
+use futures::stream::{BoxStream, SelectAll};
+use futures::{AsyncBufRead, Stream, StreamExt};
+use machinery::{Kind, Object, ObjectKey, Status, View};
 use serde_json::Value;
 
 use crate::{ApiClient, ApiError, ListOptions};
+
+/// The server sends bookmarks every ten seconds: a watch that is silent for longer than two of them
+/// sits on a dead connection, which TCP alone would notice only after minutes.
+const SILENCE_MAX: Duration = Duration::from_secs(25);
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// One thing to watch.
 #[derive(Clone)]
@@ -26,7 +40,7 @@ impl Watched {
 }
 
 /// One change of the view.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Informed {
     /// Which kind.
     pub kind: &'static Kind,
@@ -38,44 +52,245 @@ pub struct Informed {
     pub new: Option<Arc<Object>>,
 }
 
+/// What a feed tells.
+enum Told {
+    Listed(Vec<Object>),
+    Put(Object),
+    Gone(Object),
+}
+
 /// Keeps a [`View`] of several kinds up to date.
 ///
 /// A watch that ends or is silent for longer than the server's bookmarks allow is resumed from its
 /// last revision; after 410 it lists anew and reports what changed in between.
 pub struct Informer {
-    client: ApiClient,
-    env: Env,
     watched: Vec<Watched>,
+    feeds: SelectAll<BoxStream<'static, (usize, Told)>>,
     view: View,
+    listed: BTreeSet<usize>,
+    pending: VecDeque<Informed>,
 }
 
 impl Informer {
     /// An informer; it does nothing until [`Informer::sync`] or [`Informer::next`] is awaited.
     pub fn new(client: ApiClient, env: Env, watched: Vec<Watched>) -> Self {
-        Self { client, env, watched, view: View::default() }
+        let feeds = watched.iter().cloned().enumerate().map(|(index, watched)| {
+            let label = format!("informer/{}", watched.kind.id);
+            let feed = Feed {
+                client: client.clone(),
+                backoff: env.backoff(&label, BACKOFF_FIRST, BACKOFF_MAX),
+                env: env.clone(),
+                watched,
+                state: State::Relist,
+            };
+            futures::stream::unfold(feed, move |mut feed| async move {
+                let told = feed.next().await;
+                Some(((index, told), feed))
+            })
+            .boxed()
+        });
+        let feeds = futures::stream::select_all(feeds);
+        Self {
+            watched,
+            feeds,
+            view: View::default(),
+            listed: BTreeSet::new(),
+            pending: VecDeque::new(),
+        }
     }
 
-    /// Waits until every kind was listed once.
+    /// Waits until every kind was listed once. What was listed is reported by [`Informer::next`].
     pub async fn sync(&mut self) {
-        let _ = (&self.client, &self.env, &self.watched);
-        todo!()
+        while !self.has_synced() {
+            self.take_one().await;
+        }
+    }
+
+    /// Whether every kind was listed once.
+    pub fn has_synced(&self) -> bool {
+        self.listed.len() == self.watched.len()
     }
 
     /// The next change, already in the view. Cancel-safe.
     pub async fn next(&mut self) -> Informed {
-        todo!()
+        loop {
+            if let Some(informed) = self.pending.pop_front() {
+                return informed;
+            }
+            self.take_one().await;
+        }
     }
 
-    /// What has been seen so far.
+    /// The next change that is already known, without waiting.
+    pub fn try_next(&mut self) -> Option<Informed> {
+        self.pending.pop_front()
+    }
+
+    /// What has been seen so far, changes that [`Informer::next`] has yet to report included.
     pub fn view(&self) -> &View {
         &self.view
     }
+
+    async fn take_one(&mut self) {
+        let Some((index, told)) = self.feeds.next().await else {
+            // An informer of nothing has nothing to tell, ever.
+            return std::future::pending().await;
+        };
+        let kind = self.watched[index].kind;
+        match told {
+            Told::Listed(objects) => {
+                self.replace(index, objects);
+                self.listed.insert(index);
+            }
+            Told::Put(object) => self.put(kind, object),
+            Told::Gone(object) => self.take(kind, &object.key()),
+        }
+    }
+
+    fn replace(&mut self, index: usize, objects: Vec<Object>) {
+        let kind = self.watched[index].kind;
+        let keep: BTreeSet<ObjectKey> = objects.iter().map(Object::key).collect();
+        let namespace = &self.watched[index].options.namespace;
+        let gone: Vec<ObjectKey> = self
+            .view
+            .all(kind)
+            .map(|object| object.key())
+            .filter(|key| !keep.contains(key))
+            .filter(|key| namespace.is_empty() || key.namespace == *namespace)
+            .collect();
+        for key in gone {
+            self.take(kind, &key);
+        }
+        for object in objects {
+            self.put(kind, object);
+        }
+    }
+
+    fn put(&mut self, kind: &'static Kind, object: Object) {
+        let key = object.key();
+        let unchanged = self.view.get(kind, &key).is_some_and(|old| {
+            old.resource_version() == object.resource_version() && old.uid() == object.uid()
+        });
+        if unchanged {
+            return;
+        }
+        let new = Arc::new(object);
+        let old = self.view.put(kind, new.clone());
+        self.pending.push_back(Informed { kind, key, old, new: Some(new) });
+    }
+
+    fn take(&mut self, kind: &'static Kind, key: &ObjectKey) {
+        if let Some(old) = self.view.take(kind, key) {
+            let key = key.clone();
+            self.pending.push_back(Informed { kind, key, old: Some(old), new: None });
+        }
+    }
 }
 
-/// Cuts a watch's body into its events.
+enum State {
+    Relist,
+    Rewatch { revision: String },
+    Watching { revision: String, events: BoxStream<'static, Result<Value, ApiError>> },
+}
+
+/// One kind's list and watch, as a machine that yields what it was told.
+struct Feed {
+    client: ApiClient,
+    env: Env,
+    watched: Watched,
+    backoff: Backoff,
+    state: State,
+}
+
+impl Feed {
+    async fn next(&mut self) -> Told {
+        loop {
+            match &mut self.state {
+                State::Relist => {
+                    let Watched { kind, options } = &self.watched;
+                    match self.client.list(kind, options).await {
+                        Ok((revision, objects)) => {
+                            self.state = State::Rewatch { revision };
+                            return Told::Listed(objects);
+                        }
+                        Err(error) => {
+                            tracing::debug!(kind = kind.id, %error, "list failed");
+                            self.pause().await;
+                        }
+                    }
+                }
+                State::Rewatch { revision } => {
+                    let revision = revision.clone();
+                    let Watched { kind, options } = &self.watched;
+                    match self.client.watch(kind, options, &revision).await {
+                        Ok(events) => self.state = State::Watching { revision, events },
+                        Err(error) => self.broken(revision, &error).await,
+                    }
+                }
+                State::Watching { revision, events } => {
+                    let event = tokio::time::timeout(SILENCE_MAX, events.next()).await;
+                    let revision = std::mem::take(revision);
+                    match event {
+                        Ok(Some(Ok(event))) => {
+                            if let Some(told) = self.event(revision, event).await {
+                                return told;
+                            }
+                        }
+                        Ok(Some(Err(error))) => self.broken(revision, &error).await,
+                        // The server ends every watch after a while: that is no failure.
+                        Ok(None) => self.state = State::Rewatch { revision },
+                        Err(_) => {
+                            self.client.give_up_current();
+                            self.state = State::Rewatch { revision };
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn event(&mut self, last: String, mut event: Value) -> Option<Told> {
+        let kind = event["type"].as_str().unwrap_or_default().to_owned();
+        let object = Object(event["object"].take());
+        if kind == "ERROR" {
+            let error = ApiError::Status(Status::from_value(&object.0));
+            self.broken(last, &error).await;
+            return None;
+        }
+        self.backoff.reset();
+        if let State::Watching { revision, .. } = &mut self.state {
+            *revision = match object.resource_version() {
+                "" => last,
+                newer => newer.to_owned(),
+            };
+        }
+        match kind.as_str() {
+            "ADDED" | "MODIFIED" => Some(Told::Put(object)),
+            "DELETED" => Some(Told::Gone(object)),
+            _ => None,
+        }
+    }
+
+    async fn broken(&mut self, revision: String, error: &ApiError) {
+        tracing::debug!(kind = self.watched.kind.id, %error, "watch failed");
+        self.state =
+            if error.is_expired() { State::Relist } else { State::Rewatch { revision } };
+        self.pause().await;
+    }
+
+    async fn pause(&mut self) {
+        let wait = self.backoff.next();
+        self.env.sleep(wait).await;
+    }
+}
+
+/// Cuts a watch's body into its events: one JSON object a line.
 pub(crate) fn split_events(
-    lines: impl AsyncBufRead + Send + 'static,
+    body: impl AsyncBufRead + Send + 'static,
 ) -> impl Stream<Item = Result<Value, ApiError>> + Send {
-    let _ = lines;
-    futures::stream::pending()
+    Box::pin(body).lines().map(|line| {
+        let line = line.map_err(|error| ApiError::NoAnswer(format!("watch broken: {error}")))?;
+        serde_json::from_str(&line)
+            .map_err(|error| ApiError::NoAnswer(format!("watch sent no JSON: {error}")))
+    })
 }

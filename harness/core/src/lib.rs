@@ -3,8 +3,20 @@
 //! `scenario` is what a person writes, `plan` is what will be done, `timeline` is what was seen,
 //! `verdict` is what follows. `target`, `lever` and `fault` are the seams between the runner and a cluster.
 
+pub mod condition;
 pub mod fault;
+pub mod kinds;
 pub mod lever;
+pub mod partial;
+pub mod plan;
+pub mod planner;
+pub mod read;
+pub mod roles;
+pub mod scenario;
+pub mod steps;
 pub mod target;
 pub mod timeline;
 pub mod verdict;
+pub mod window;
+pub mod world;
+pub mod yaml;

@@ -274,6 +274,18 @@ pub enum What {
         /// Everything that a run may leave behind.
         things: std::collections::BTreeMap<String, String>,
     },
+    /// The scenario is not run: the target lacks an ability.
+    NotRun {
+        /// Which, and why.
+        why: String,
+    },
+    /// How late the witness sees a change, measured before the first step.
+    Baseline {
+        /// How many canary writes were timed.
+        samples: u32,
+        /// The 99.9th percentile from the write's call to the witness' event, in microseconds.
+        p999_us: u64,
+    },
     /// Something for people.
     Note {
         /// The text.

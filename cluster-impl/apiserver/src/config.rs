@@ -1,0 +1,126 @@
+//! What an API server is told at its start, who asks, and what it tells of every write.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use env::Timestamp;
+use machinery::ObjectKey;
+
+/// Where the lines about writes go.
+pub type AuditSink = Arc<dyn Fn(AuditLine) + Send + Sync>;
+
+/// Settings of one API server.
+#[derive(Clone)]
+pub struct Config {
+    /// The node it runs on, such as `cp-1`.
+    pub node: String,
+    /// How often an idle watch that allows bookmarks gets one.
+    pub bookmark_period: Duration,
+    /// How often old revisions are forgotten; what was the latest one period ago stays readable.
+    pub compaction_period: Duration,
+    /// `--request-timeout`: a request other than a watch is given up after this long.
+    pub request_timeout: Duration,
+    /// `--min-request-timeout`: a watch without `timeoutSeconds` lasts this long, or up to twice.
+    pub min_request_timeout: Duration,
+    /// The largest request body, in bytes.
+    pub body_bytes_max: usize,
+    /// How deep a request body may nest.
+    pub nesting_max: usize,
+    /// `--default-not-ready-toleration-seconds`
+    pub not_ready_toleration_s: i64,
+    /// `--default-unreachable-toleration-seconds`
+    pub unreachable_toleration_s: i64,
+    /// Told of every write, also of those that were refused.
+    pub audit: Option<AuditSink>,
+}
+
+impl Config {
+    /// The documented defaults.
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            bookmark_period: Duration::from_secs(10),
+            compaction_period: Duration::from_secs(300),
+            request_timeout: Duration::from_secs(60),
+            min_request_timeout: Duration::from_secs(1800),
+            body_bytes_max: 3 * 1024 * 1024,
+            nesting_max: 100,
+            not_ready_toleration_s: 300,
+            unreachable_toleration_s: 300,
+            audit: None,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new("localhost")
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("node", &self.node)
+            .field("bookmark_period", &self.bookmark_period)
+            .field("compaction_period", &self.compaction_period)
+            .field("audited", &self.audit.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One write, as it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditLine {
+    /// When it ended, by the server's wall clock.
+    pub at: Timestamp,
+    /// Who asked.
+    pub user: String,
+    /// create, update, patch, delete or deletecollection.
+    pub verb: &'static str,
+    /// The kind's id, such as `pods` or `deployments.apps`.
+    pub kind: String,
+    /// The object.
+    pub key: ObjectKey,
+    /// Such as `status` or `binding`; empty for the object itself.
+    pub subresource: String,
+    /// The HTTP status code of the answer.
+    pub code: u16,
+    /// The store's revision that the write made; 0 if it changed nothing.
+    pub revision: i64,
+    /// The fence that the writer showed, as `<lock>/<identity>/<transitions>`.
+    pub fence: Option<String>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The certificate's common name.
+    pub name: String,
+    /// The certificate's organisations.
+    pub groups: Vec<String>,
+}
+
+impl User {
+    /// The name of somebody who showed no certificate.
+    pub const ANONYMOUS: &'static str = "system:anonymous";
+
+    /// A user.
+    pub fn new(name: &str, groups: &[&str]) -> Self {
+        Self {
+            name: name.to_owned(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        }
+    }
+
+    /// Somebody who showed no certificate; may only ask for the server's health.
+    pub fn anonymous() -> Self {
+        Self::new(Self::ANONYMOUS, &["system:unauthenticated"])
+    }
+
+    /// Whether nobody vouches for the name.
+    pub fn is_anonymous(&self) -> bool {
+        self.name == Self::ANONYMOUS
+    }
+}

@@ -1,0 +1,159 @@
+//! From a path to what it names: an object, a collection, or one of the server's own endpoints.
+
+use machinery::{Kind, ObjectKey};
+
+use crate::query::decode_path;
+
+/// What a path names.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    /// A collection, an object or its subresource.
+    Resource(Resource),
+    /// An endpoint of the server itself.
+    Endpoint(Endpoint),
+    /// Nothing.
+    Unknown,
+}
+
+/// A collection (no name), an object, or a subresource.
+#[derive(Debug, Clone)]
+pub(crate) struct Resource {
+    pub(crate) kind: &'static Kind,
+    pub(crate) key: ObjectKey,
+    pub(crate) subresource: String,
+}
+
+/// An endpoint of the server itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// `/`
+    Index,
+    /// `/api`
+    Api,
+    /// `/apis`
+    Apis,
+    /// `/apis/{group}`
+    Group(String),
+    /// `/api/v1`, `/apis/{group}/{version}`: group and version.
+    GroupVersion(String, String),
+    /// `/openapi/v3`
+    OpenApiIndex,
+    /// `/openapi/v3/{..}`
+    OpenApi(String),
+    /// `/version`
+    Version,
+    /// `/livez`, `/readyz`, `/healthz`, and one named check.
+    Health(String, String),
+    /// `/metrics`
+    Metrics,
+    /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews` and its kin.
+    AccessReview(String),
+}
+
+impl Endpoint {
+    /// Whether somebody without a certificate may ask.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Endpoint::Health(..) | Endpoint::Version)
+    }
+}
+
+/// Subresources of a namespace; everything else below it is a collection inside.
+const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
+
+/// What `path` names.
+pub(crate) fn route(path: &str) -> Route {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        [] => Route::Endpoint(Endpoint::Index),
+        ["api"] => Route::Endpoint(Endpoint::Api),
+        ["apis"] => Route::Endpoint(Endpoint::Apis),
+        ["apis", group] => Route::Endpoint(Endpoint::Group((*group).to_owned())),
+        ["api", version] => group_version("", version),
+        ["apis", group, version] => group_version(group, version),
+        ["apis", "authorization.k8s.io", "v1", review] => {
+            Route::Endpoint(Endpoint::AccessReview((*review).to_owned()))
+        }
+        ["api", version, rest @ ..] => resource("", version, rest),
+        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["openapi", "v3"] => Route::Endpoint(Endpoint::OpenApiIndex),
+        ["openapi", "v3", rest @ ..] => Route::Endpoint(Endpoint::OpenApi(rest.join("/"))),
+        ["version"] => Route::Endpoint(Endpoint::Version),
+        ["metrics"] => Route::Endpoint(Endpoint::Metrics),
+        [probe @ ("livez" | "readyz" | "healthz"), check @ ..] => {
+            Route::Endpoint(Endpoint::Health((*probe).to_owned(), check.join("/")))
+        }
+        _ => Route::Unknown,
+    }
+}
+
+fn group_version(group: &str, version: &str) -> Route {
+    Route::Endpoint(Endpoint::GroupVersion(group.to_owned(), version.to_owned()))
+}
+
+fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
+    let (namespace, rest) = match rest {
+        ["namespaces", namespace, inside @ ..]
+            if inside.first().is_some_and(|part| !NAMESPACE_SUBRESOURCES.contains(part)) =>
+        {
+            (*namespace, inside)
+        }
+        _ => ("", rest),
+    };
+    let (plural, name, subresource) = match rest {
+        // A collection that exists only to be posted to: `bindings` stands for `pods/binding`.
+        ["bindings"] if !namespace.is_empty() => ("pods", "", "binding"),
+        [plural] => (*plural, "", ""),
+        [plural, name] => (*plural, *name, ""),
+        [plural, name, subresource] => (*plural, *name, *subresource),
+        _ => return Route::Unknown,
+    };
+    let Some(kind) = Kind::by_plural(group, plural).filter(|kind| kind.version == version) else {
+        return Route::Unknown;
+    };
+    if kind.namespaced == namespace.is_empty() && !(kind.namespaced && name.is_empty()) {
+        return Route::Unknown;
+    }
+    let key = ObjectKey::new(decode_path(namespace), decode_path(name));
+    Route::Resource(Resource { kind, key, subresource: subresource.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(path: &str) -> String {
+        match route(path) {
+            Route::Resource(found) => {
+                format!("{} {} {}", found.kind.id, found.key, found.subresource)
+            }
+            Route::Endpoint(endpoint) => format!("{endpoint:?}"),
+            Route::Unknown => "unknown".to_owned(),
+        }
+    }
+
+    #[test]
+    fn paths_name_things() {
+        for (path, expected) in [
+            ("/api/v1/pods", "pods  "),
+            ("/api/v1/namespaces/a/pods", "pods a/ "),
+            ("/api/v1/namespaces/a/pods/web", "pods a/web "),
+            ("/api/v1/namespaces/a/pods/web/binding", "pods a/web binding"),
+            ("/api/v1/namespaces/a/bindings", "pods a/ binding"),
+            ("/api/v1/namespaces", "namespaces  "),
+            ("/api/v1/namespaces/a", "namespaces a "),
+            ("/api/v1/namespaces/a/finalize", "namespaces a finalize"),
+            ("/api/v1/nodes/n%2D1/status", "nodes n-1 status"),
+            ("/apis/apps/v1/namespaces/a/deployments/web/scale", "deployments.apps a/web scale"),
+            ("/apis/apps/v1beta1/deployments", "unknown"),
+            ("/api/v1/pods/web", "unknown"),
+            ("/api/v1/namespaces/a/nodes", "unknown"),
+            ("/api/v1", r#"GroupVersion("", "v1")"#),
+            ("/apis/apps", r#"Group("apps")"#),
+            ("/readyz/etcd", r#"Health("readyz", "etcd")"#),
+            ("/openapi/v3/apis/apps/v1", r#"OpenApi("apis/apps/v1")"#),
+            ("/openapi/v2", "unknown"),
+        ] {
+            assert_eq!(told(path), expected, "{path}");
+        }
+    }
+}

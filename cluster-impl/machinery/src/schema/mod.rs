@@ -1,0 +1,263 @@
+//! Facts about every type of the API: fields, shapes, list types, merge keys.
+//!
+//! The data file is made by `ci/schema/generate.py`, which also describes its format. It is parsed once,
+//! at the first question.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::Kind;
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
+    let file: File = serde_json::from_str(include_str!("../../schema/v1.33.json"))
+        .expect("the data file is generated and covered by tests");
+    Schema::new(file)
+});
+
+const PREFIX: &str = "io.k8s.api.";
+
+/// What is known of a type.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TypeFact {
+    /// Full name, such as `io.k8s.api.core.v1.Pod`.
+    pub name: String,
+    /// Group, version and kind, if objects of this type are sent on their own.
+    pub kind: Option<(String, String, String)>,
+    /// Fields that must be there.
+    pub required: Vec<String>,
+    /// Fields by name.
+    pub fields: BTreeMap<String, FieldFact>,
+}
+
+/// What is known of a field.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FieldFact {
+    /// What its value looks like.
+    pub shape: Shape,
+    /// How a list is merged by server-side apply.
+    pub list: ListType,
+    /// Whether a strategic merge patch merges the list instead of replacing it.
+    pub merge: bool,
+    /// The key by which a strategic merge patch finds an item.
+    pub merge_key: Option<String>,
+    /// Whether a strategic merge patch may name the keys to retain.
+    pub retain_keys: bool,
+}
+
+/// How a list is merged by server-side apply.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ListType {
+    /// As a whole.
+    Atomic,
+    /// As a set of scalars.
+    Set,
+    /// As a map, by these keys.
+    Map(Vec<String>),
+}
+
+/// What a value looks like.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Text.
+    String,
+    /// Base64.
+    Bytes,
+    /// RFC 3339.
+    Time,
+    /// Integer of 32 bits.
+    Int32,
+    /// Integer of 64 bits.
+    Int64,
+    /// True or false.
+    Bool,
+    /// Number.
+    Double,
+    /// A quantity.
+    Quantity,
+    /// A number or a text, such as a port.
+    IntOrString,
+    /// Anything.
+    Any,
+    /// An object of the named type.
+    Ref(String),
+    /// A list.
+    List(Box<Shape>),
+    /// A map from text.
+    Map(Box<Shape>),
+}
+
+#[derive(Deserialize)]
+struct File {
+    types: BTreeMap<String, FileType>,
+}
+
+#[derive(Deserialize)]
+struct FileType {
+    #[serde(default, rename = "k")]
+    kinds: Vec<(String, String, String)>,
+    #[serde(default, rename = "r")]
+    required: Vec<String>,
+    #[serde(rename = "f")]
+    fields: BTreeMap<String, String>,
+}
+
+struct Schema {
+    types: BTreeMap<String, TypeFact>,
+    kinds: BTreeMap<(String, String, String), String>,
+}
+
+impl Schema {
+    fn new(file: File) -> Self {
+        let mut kinds = BTreeMap::new();
+        let types = file.types.into_iter().map(|(name, fact)| {
+            let name = full_name(&name);
+            let kind = fact.kinds.into_iter().next();
+            if let Some(kind) = &kind {
+                kinds.insert(kind.clone(), name.clone());
+            }
+            let fields = fact.fields.into_iter().map(|(field, text)| (field, read_field(&text)));
+            let fields = fields.collect();
+            (name.clone(), TypeFact { name, kind, required: fact.required, fields })
+        });
+        Self { types: types.collect(), kinds }
+    }
+}
+
+/// The type of a kind. Every kind of the registry has one; a test holds that.
+pub fn type_of(kind: &Kind) -> &'static TypeFact {
+    type_of_gvk(kind.group, kind.version, kind.kind).expect("every registered kind has a type")
+}
+
+/// The type of a kind by group, version and kind; also of kinds that are not served.
+pub fn type_of_gvk(group: &str, version: &str, kind: &str) -> Option<&'static TypeFact> {
+    let name = SCHEMA.kinds.get(&(group.to_owned(), version.to_owned(), kind.to_owned()))?;
+    SCHEMA.types.get(name)
+}
+
+/// A type by its full name.
+pub fn type_named(name: &str) -> Option<&'static TypeFact> {
+    SCHEMA.types.get(name)
+}
+
+/// Every type, in order of name.
+pub fn types() -> impl Iterator<Item = &'static TypeFact> {
+    SCHEMA.types.values()
+}
+
+impl TypeFact {
+    /// A field by name.
+    pub fn field(&self, name: &str) -> Option<&FieldFact> {
+        self.fields.get(name)
+    }
+}
+
+impl Shape {
+    /// The type of an object, or of the items of a list or map of objects.
+    pub fn item_type(&self) -> Option<&'static TypeFact> {
+        match self {
+            Self::Ref(name) => type_named(name),
+            Self::List(item) | Self::Map(item) => item.item_type(),
+            _ => None,
+        }
+    }
+}
+
+fn full_name(short: &str) -> String {
+    if short.starts_with("io.k8s.") { short.to_owned() } else { format!("{PREFIX}{short}") }
+}
+
+fn read_field(text: &str) -> FieldFact {
+    let mut words = text.split(' ');
+    let shape = read_shape(words.next().unwrap_or_default());
+    let mut fact = FieldFact {
+        shape,
+        list: ListType::Atomic,
+        merge: false,
+        merge_key: None,
+        retain_keys: false,
+    };
+    for word in words {
+        match word.split_once(':').unwrap_or((word, "")) {
+            ("set", _) => fact.list = ListType::Set,
+            ("map", keys) => fact.list = ListType::Map(keys.split(',').map(str::to_owned).collect()),
+            ("merge", "") => fact.merge = true,
+            ("merge", key) => (fact.merge, fact.merge_key) = (true, Some(key.to_owned())),
+            ("retainKeys", _) => fact.retain_keys = true,
+            _ => {}
+        }
+    }
+    fact
+}
+
+fn read_shape(text: &str) -> Shape {
+    let inner = || Box::new(read_shape(&text[1..text.len() - 1]));
+    match text {
+        "string" => Shape::String,
+        "byte" => Shape::Bytes,
+        "time" => Shape::Time,
+        "int32" => Shape::Int32,
+        "int64" => Shape::Int64,
+        "bool" => Shape::Bool,
+        "double" => Shape::Double,
+        "quantity" => Shape::Quantity,
+        "intstr" => Shape::IntOrString,
+        _ if text.starts_with('[') => Shape::List(inner()),
+        _ if text.starts_with('{') => Shape::Map(inner()),
+        _ => text.strip_prefix('#').map_or(Shape::Any, |name| Shape::Ref(full_name(name))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_registered_kind_has_a_type() {
+        for kind in crate::kinds::ALL {
+            let fact = type_of(kind);
+            assert!(fact.field("metadata").is_some(), "{}", kind.id);
+            assert_eq!(fact.field("status").is_some(), kind.has_status || kind.kind == "Service");
+        }
+    }
+
+    #[test]
+    fn references_point_at_types() {
+        fn target(shape: &Shape) -> Option<&str> {
+            match shape {
+                Shape::Ref(name) => Some(name),
+                Shape::List(item) | Shape::Map(item) => target(item),
+                _ => None,
+            }
+        }
+        let mut seen = 0;
+        for fact in types() {
+            for (name, field) in &fact.fields {
+                if let Some(to) = target(&field.shape) {
+                    assert!(type_named(to).is_some(), "{}.{name} -> {to}", fact.name);
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 1000, "{seen} references");
+    }
+
+    #[test]
+    fn merge_keys_are_upstreams() {
+        let spec = type_named("io.k8s.api.core.v1.PodSpec").unwrap();
+        let volumes = spec.field("volumes").unwrap();
+        assert_eq!(volumes.merge_key.as_deref(), Some("name"));
+        assert!(volumes.merge && volumes.retain_keys);
+        assert!(!spec.field("tolerations").unwrap().merge);
+        let ports = type_named("io.k8s.api.core.v1.Container").unwrap().field("ports").unwrap();
+        assert_eq!(ports.list, ListType::Map(vec!["containerPort".into(), "protocol".into()]));
+        assert_eq!(ports.merge_key.as_deref(), Some("containerPort"));
+        let finalizers = type_named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
+            .unwrap()
+            .field("finalizers")
+            .unwrap();
+        assert!(finalizers.merge && finalizers.merge_key.is_none());
+        assert_eq!(finalizers.list, ListType::Set);
+    }
+}
