@@ -16,12 +16,22 @@ struct Cli {
 enum Chore {
     /// Says which documented behaviours no scenario proves yet, by area.
     Coverage,
+    /// Prints the folder that `cargo build` puts binaries into.
+    BinDir,
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().chore {
         Chore::Coverage => coverage(),
+        Chore::BinDir => bin_dir(),
     }
+}
+
+fn bin_dir() -> anyhow::Result<()> {
+    let this = std::env::current_exe()?;
+    let folder = this.parent().ok_or_else(|| anyhow::anyhow!("xtask lies in no folder"))?;
+    println!("{}", folder.display());
+    Ok(())
 }
 
 fn coverage() -> anyhow::Result<()> {

@@ -208,3 +208,100 @@ impl Elector {
 fn micro_time(at: env::Timestamp) -> String {
     format!("{at:.6}")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use env::{SimMachine, Timestamp};
+    use http::{Method, Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use machinery::Status;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// An API server that holds one Lease and refuses stale updates.
+    fn server(lease: Arc<Mutex<Option<Value>>>) -> ApiClient {
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let lease = lease.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.expect("a request has a body").to_bytes();
+                let mut held = lease.lock().unwrap();
+                let (code, answer) = if parts.method == Method::GET {
+                    match &*held {
+                        Some(lease) => (200, lease.clone()),
+                        None => (404, Status::not_found("", "leases", "lock").to_value()),
+                    }
+                } else {
+                    let mut wanted: Value = serde_json::from_slice(&body).unwrap();
+                    let current = held.as_ref().map_or(0, |lease| Object(lease.clone()).revision());
+                    let named = Object(wanted.clone()).revision();
+                    if named == current {
+                        wanted["metadata"]["resourceVersion"] = (current + 1).to_string().into();
+                        *held = Some(wanted.clone());
+                        (200, wanted)
+                    } else {
+                        (409, Status::conflict("", "leases", "lock", "stale").to_value())
+                    }
+                };
+                let body = Full::new(bytes::Bytes::from(answer.to_string()));
+                Ok::<_, std::convert::Infallible>(
+                    Response::builder().status(code).body(body).unwrap(),
+                )
+            }
+        });
+        ApiClient::new(vec![kube::Client::new(service, "default")])
+    }
+
+    fn candidate(name: &str, lease: &Arc<Mutex<Option<Value>>>) -> Elector {
+        let env = Env::new(Arc::new(SimMachine::new(1, name, Timestamp::UNIX_EPOCH)), None);
+        Elector::new(server(lease.clone()), env, ElectorConfig::new("lock", name))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_candidate_waits_until_it_has_seen_the_lease_unchanged_for_its_duration() {
+        let lease = Arc::new(Mutex::new(None));
+        let first = candidate("a", &lease).acquire().await;
+        assert_eq!(first.to_string(), "lock/a/0");
+        let began = Instant::now();
+        let second = candidate("b", &lease).acquire().await;
+        assert_eq!(second.to_string(), "lock/b/1", "each change of hands is counted");
+        let waited = began.elapsed().as_secs_f64();
+        assert!((15.0..15.0 + 2.0 * 2.2).contains(&waited), "took over after {waited} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_is_robbed_gives_up_at_its_next_renewal() {
+        let lease = Arc::new(Mutex::new(None));
+        let mut holder = candidate("a", &lease);
+        holder.acquire().await;
+        {
+            let mut held = lease.lock().unwrap();
+            let lease = held.as_mut().expect("was acquired");
+            lease["spec"]["holderIdentity"] = "thief".into();
+            lease["metadata"]["resourceVersion"] = "100".into();
+        }
+        let began = Instant::now();
+        holder.hold().await;
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_cannot_renew_gives_up_at_its_deadline() {
+        let lease = Arc::new(Mutex::new(None));
+        let mut holder = candidate("a", &lease);
+        holder.acquire().await;
+        holder.client = ApiClient::new(vec![kube::Client::new(
+            tower::service_fn(|_: Request<kube::client::Body>| {
+                std::future::pending::<Result<Response<Full<bytes::Bytes>>, std::io::Error>>()
+            }),
+            "default",
+        )]);
+        let began = Instant::now();
+        holder.hold().await;
+        let waited = began.elapsed().as_secs_f64();
+        assert!((9.9..10.1).contains(&waited), "gave up after {waited} s");
+    }
+}

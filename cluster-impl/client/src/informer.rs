@@ -294,3 +294,99 @@ pub(crate) fn split_events(
             .map_err(|error| ApiError::NoAnswer(format!("watch sent no JSON: {error}")))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use env::{SimMachine, Timestamp};
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use machinery::kinds::CONFIG_MAP;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A server that answers each request with the next line of a script, and notes what was asked.
+    fn scripted(script: Vec<(u16, String)>) -> (ApiClient, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let notes = asked.clone();
+        let script = Arc::new(Mutex::new(VecDeque::from(script)));
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            notes.lock().unwrap().push(request.uri().to_string());
+            let answer = script.lock().unwrap().pop_front();
+            async move {
+                let Some((code, body)) = answer else {
+                    return std::future::pending().await;
+                };
+                let body = Full::new(bytes::Bytes::from(body));
+                Ok::<_, std::convert::Infallible>(
+                    Response::builder().status(code).body(body).unwrap(),
+                )
+            }
+        });
+        (ApiClient::new(vec![kube::Client::new(service, "default")]), asked)
+    }
+
+    fn env() -> Env {
+        Env::new(Arc::new(SimMachine::new(1, "test", Timestamp::UNIX_EPOCH)), None)
+    }
+
+    fn map(name: &str, revision: u32) -> Value {
+        json!({"metadata": {"name": name, "namespace": "default", "uid": name,
+               "resourceVersion": revision.to_string()}})
+    }
+
+    fn list(revision: u32, items: &[Value]) -> (u16, String) {
+        let list = json!({"kind": "ConfigMapList", "apiVersion": "v1", "items": items,
+            "metadata": {"resourceVersion": revision.to_string()}});
+        (200, list.to_string())
+    }
+
+    fn told(informed: &Informed) -> String {
+        let was = informed.old.as_ref().map_or("-", |object| object.resource_version());
+        let is = informed.new.as_ref().map_or("-", |object| object.resource_version());
+        format!("{} {was}->{is}", informed.key.name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_watch_is_resumed_and_an_expired_one_reports_the_difference() {
+        let added = json!({"type": "ADDED", "object": map("b", 6)}).to_string() + "\n";
+        let expired = Status::expired("too old resource version").to_value().to_string();
+        let (client, asked) = scripted(vec![
+            list(5, &[map("a", 3)]),
+            (200, added),
+            (410, expired),
+            list(9, &[map("b", 8), map("c", 9)]),
+        ]);
+        let mut informer = Informer::new(client, env(), vec![Watched::all(&CONFIG_MAP)]);
+        informer.sync().await;
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            seen.push(told(&informer.next().await));
+        }
+        assert_eq!(seen, ["a -->3", "b -->6", "a 3->-", "b 6->8", "c -->9"]);
+        let asked = asked.lock().unwrap();
+        assert!(asked[1].contains("resourceVersion=5"), "{}", asked[1]);
+        assert!(asked[2].contains("resourceVersion=6"), "{}", asked[2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_the_next_change_can_be_given_up_and_taken_up_again() {
+        let events = json!({"type": "MODIFIED", "object": map("a", 6)}).to_string() + "\n";
+        let (client, _) = scripted(vec![list(5, &[map("a", 3)]), (200, events)]);
+        let mut informer = Informer::new(client, env(), vec![Watched::all(&CONFIG_MAP)]);
+        informer.sync().await;
+        assert_eq!(told(&informer.next().await), "a -->3");
+        let mut seen = Vec::new();
+        while seen.is_empty() {
+            // Polled once and dropped, many times over.
+            tokio::select! {
+                biased;
+                informed = informer.next() => seen.push(told(&informed)),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        assert_eq!(seen, ["a 3->6"]);
+    }
+}

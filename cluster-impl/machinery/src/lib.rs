@@ -3,12 +3,23 @@
 //! Pure functions over JSON: no I/O, no clock, no randomness. An object is a `serde_json::Value`, so
 //! unknown fields survive and one code path serves built-in kinds and, later, custom resources.
 
+pub mod conditions;
+pub mod duration;
 pub mod kinds;
 mod object;
+pub mod patch;
+pub mod pod;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
 mod status;
+pub mod validation;
 mod view;
 
+pub use conditions::Condition;
 pub use kinds::Kind;
 pub use object::{Object, ObjectKey, OwnerReference, Taint, Toleration};
+pub use quantity::Quantity;
+pub use selector::{FieldSelector, LabelSelector};
 pub use status::{Cause, Status};
 pub use view::View;

@@ -3,6 +3,7 @@
 //! `scenario` is what a person writes, `plan` is what will be done, `timeline` is what was seen,
 //! `verdict` is what follows. `target`, `lever` and `fault` are the seams between the runner and a cluster.
 
+pub mod agent;
 pub mod condition;
 pub mod fault;
 pub mod kinds;

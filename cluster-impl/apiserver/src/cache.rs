@@ -1,0 +1,105 @@
+//! Small caches whose content the store itself vouches for.
+//!
+//! A decoded object is kept by key and revision, so it can never be stale. A namespace is kept as
+//! Active at a revision, and whoever relies on it compares that revision in the transaction.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use machinery::{Object, Status};
+use storage::KeyValue;
+
+use crate::codec::Stored;
+
+/// How many decoded objects are kept; the oldest revisions go first.
+const DECODED_MAX: usize = 1024;
+
+/// Objects that were decoded lately.
+#[derive(Default)]
+pub(crate) struct Decoded {
+    objects: Mutex<BTreeMap<(i64, Bytes), Arc<Object>>>,
+}
+
+impl Decoded {
+    /// The object that a key held at its revision; decodes it only if nobody did so lately.
+    pub(crate) fn object(&self, kv: &KeyValue) -> Result<Arc<Object>, Status> {
+        let at = (kv.mod_revision, kv.key.clone());
+        if let Some(known) = self.lock().get(&at) {
+            return Ok(known.clone());
+        }
+        let object = Arc::new(Stored::from(kv).object()?);
+        self.put(at, object.clone());
+        Ok(object)
+    }
+
+    /// Keeps an object that was just written.
+    pub(crate) fn keep(&self, key: Vec<u8>, object: Arc<Object>) {
+        self.put((object.revision(), key.into()), object);
+    }
+
+    fn put(&self, at: (i64, Bytes), object: Arc<Object>) {
+        let mut objects = self.lock();
+        objects.insert(at, object);
+        while objects.len() > DECODED_MAX {
+            objects.pop_first();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(i64, Bytes), Arc<Object>>> {
+        self.objects.lock().expect("no code panics while it holds the cache")
+    }
+}
+
+/// Namespaces that were Active when last looked at, and the revision at which they were.
+#[derive(Default)]
+pub(crate) struct Namespaces {
+    active: Mutex<BTreeMap<String, i64>>,
+}
+
+impl Namespaces {
+    /// The revision at which the namespace was seen Active.
+    pub(crate) fn revision(&self, name: &str) -> Option<i64> {
+        self.lock().get(name).copied()
+    }
+
+    /// Remembers that the namespace is Active.
+    pub(crate) fn keep(&self, name: &str, revision: i64) {
+        self.lock().insert(name.to_owned(), revision);
+    }
+
+    /// Forgets a namespace that is not what it was.
+    pub(crate) fn forget(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.active.lock().expect("no code panics while it holds the cache")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_revisions_go_first() {
+        let decoded = Decoded::default();
+        let kv = |revision: i64| KeyValue {
+            key: Bytes::from_static(b"/registry/pods/a/web"),
+            value: Bytes::from_static(br#"{"metadata":{"name":"web"}}"#),
+            create_revision: 1,
+            mod_revision: revision,
+            version: 1,
+            lease: 0,
+        };
+        let first = decoded.object(&kv(1)).unwrap();
+        assert!(Arc::ptr_eq(&first, &decoded.object(&kv(1)).unwrap()), "decoded once");
+        for revision in 2..=DECODED_MAX as i64 + 1 {
+            decoded.object(&kv(revision)).unwrap();
+        }
+        let again = decoded.object(&kv(1)).unwrap();
+        assert!(!Arc::ptr_eq(&first, &again), "it had to go");
+        assert_eq!(again.resource_version(), "1");
+    }
+}

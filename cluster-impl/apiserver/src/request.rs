@@ -1,0 +1,88 @@
+//! One request for objects, taken apart, and what is known of it for the audit.
+
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+use machinery::{Kind, ObjectKey};
+
+use crate::User;
+use crate::accept::Accept;
+use crate::fence::Fence;
+use crate::query::Query;
+
+/// What is asked for, in the words of authorization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Get,
+    List,
+    Watch,
+    Create,
+    Update,
+    Patch,
+    Delete,
+    DeleteCollection,
+}
+
+impl Verb {
+    /// As metrics and audit write it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Watch => "watch",
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Patch => "patch",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+        }
+    }
+
+    /// Whether it may change something.
+    pub(crate) fn is_write(self) -> bool {
+        !matches!(self, Verb::Get | Verb::List | Verb::Watch)
+    }
+}
+
+/// One request for objects.
+pub(crate) struct Request {
+    pub(crate) user: User,
+    pub(crate) verb: Verb,
+    pub(crate) kind: &'static Kind,
+    /// What the path names; the name is empty for a collection.
+    pub(crate) key: ObjectKey,
+    pub(crate) subresource: String,
+    pub(crate) query: Query,
+    pub(crate) accept: Accept,
+    pub(crate) content_type: String,
+    pub(crate) body: Bytes,
+    pub(crate) fence: Option<Fence>,
+    /// Decide everything, write nothing.
+    pub(crate) dry_run: bool,
+    pub(crate) trace: Mutex<Trace>,
+}
+
+/// What a write came to, for the audit.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trace {
+    /// The object, once its name is known.
+    pub(crate) key: Option<ObjectKey>,
+    /// The last revision that was written; 0 for none.
+    pub(crate) revision: i64,
+}
+
+impl Request {
+    /// Notes which object is written.
+    pub(crate) fn trace_key(&self, key: &ObjectKey) {
+        self.trace().key = Some(key.clone());
+    }
+
+    /// Notes that something was written.
+    pub(crate) fn trace_revision(&self, revision: i64) {
+        self.trace().revision = revision;
+    }
+
+    fn trace(&self) -> MutexGuard<'_, Trace> {
+        self.trace.lock().expect("no code panics while it holds the trace")
+    }
+}

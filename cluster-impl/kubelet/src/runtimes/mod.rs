@@ -1,0 +1,5 @@
+//! The runtimes: CRI for real nodes, staged for simulated ones.
+
+pub mod cri;
+mod script;
+pub mod staged;

@@ -1,0 +1,206 @@
+//! What testapp would do, read from its command line: the staged runtime plays it.
+//!
+//! `testapp/commands.txt` holds both to the same table, so that one manifest behaves the same on a
+//! simulated node and on a real one.
+
+use std::fmt;
+use std::time::Duration;
+
+/// testapp's images and what they run.
+const IMAGES: &str = include_str!("../../../testapp/images.txt");
+
+/// What a container does on SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnTerm {
+    /// Ends with this code after a while.
+    Exits(i32, Duration),
+    /// Goes on.
+    Stays,
+}
+
+/// The life of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Script {
+    /// The port on which it answers.
+    pub(crate) serves: Option<u16>,
+    /// How and when it ends by itself.
+    pub(crate) exits: Option<(i32, Duration)>,
+    /// What it does when asked to end.
+    pub(crate) on_term: OnTerm,
+}
+
+impl Script {
+    const TERMINATED: OnTerm = OnTerm::Exits(143, Duration::ZERO);
+
+    fn exits(code: i32) -> Self {
+        Self { serves: None, exits: Some((code, Duration::ZERO)), on_term: Self::TERMINATED }
+    }
+
+    /// What this command line does; `None` if there is no such program in the image.
+    pub(crate) fn of(command_line: &[String]) -> Option<Self> {
+        let mut words = command_line.iter().map(String::as_str);
+        let program = words.next()?;
+        let applet = match program {
+            "/testapp" | "testapp" => words.next().unwrap_or("serve"),
+            _ => program.strip_prefix("/bin/").unwrap_or(program),
+        };
+        let words: Vec<&str> = words.collect();
+        let is_testapp = matches!(program, "/testapp" | "testapp");
+        Some(match applet {
+            "serve" => Self::serve(&words).unwrap_or(Self::exits(2)),
+            "crash" => Self::crash(&words).unwrap_or(Self::exits(2)),
+            "sleep" => Self::sleep(&words).unwrap_or(Self::exits(2)),
+            "pause" => Self {
+                serves: None,
+                exits: None,
+                on_term: OnTerm::Exits(0, Duration::ZERO),
+            },
+            "true" | "echo" | "cat" | "hostname" => Self::exits(0),
+            "false" => Self::exits(1),
+            _ if is_testapp => Self::exits(2),
+            _ => return None,
+        })
+    }
+
+    fn serve(words: &[&str]) -> Option<Self> {
+        let (mut port, mut exit_after, mut code) = (8080, None, 0);
+        let (mut delay, mut ignores) = (Duration::ZERO, false);
+        let mut options = Options(words);
+        while let Some(option) = options.next() {
+            match option {
+                "--port" => port = options.value()?.parse().ok()?,
+                "--version" => drop(options.value()?),
+                "--ready-after" => drop(duration(options.value()?)?),
+                "--term-delay" => delay = duration(options.value()?)?,
+                "--exit-after" => exit_after = Some(duration(options.value()?)?),
+                "--code" => code = options.value()?.parse().ok()?,
+                "--ignore-term" => ignores = true,
+                _ => return None,
+            }
+        }
+        let on_term = if ignores { OnTerm::Stays } else { OnTerm::Exits(0, delay) };
+        Some(Self { serves: Some(port), exits: exit_after.map(|after| (code, after)), on_term })
+    }
+
+    fn crash(words: &[&str]) -> Option<Self> {
+        let (mut after, mut code) = (Duration::ZERO, 1);
+        let mut options = Options(words);
+        while let Some(option) = options.next() {
+            match option {
+                "--after" => after = duration(options.value()?)?,
+                "--code" => code = options.value()?.parse().ok()?,
+                _ => return None,
+            }
+        }
+        Some(Self { serves: None, exits: Some((code, after)), on_term: Self::TERMINATED })
+    }
+
+    fn sleep(words: &[&str]) -> Option<Self> {
+        let ignores = words.contains(&"--ignore-term");
+        let words: Vec<_> = words.iter().filter(|word| **word != "--ignore-term").collect();
+        let [text] = words.as_slice() else { return None };
+        let exits = if **text == "infinity" { None } else { Some((0, duration(text)?)) };
+        let on_term = if ignores { OnTerm::Stays } else { Self::TERMINATED };
+        Some(Self { serves: None, exits, on_term })
+    }
+}
+
+/// Options, one after the other; `--name value` and `--name=value` mean the same.
+struct Options<'w>(&'w [&'w str]);
+
+impl<'w> Options<'w> {
+    fn next(&mut self) -> Option<&'w str> {
+        let (first, rest) = self.0.split_first()?;
+        match first.split_once('=') {
+            // The value stays behind as the next word.
+            Some((name, _)) => Some(name),
+            None => {
+                self.0 = rest;
+                Some(first)
+            }
+        }
+    }
+
+    fn value(&mut self) -> Option<&'w str> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first.strip_prefix("--").and_then(|o| o.split_once('=')).map_or(first, |(_, v)| v))
+    }
+}
+
+/// `250ms`, `1.5s`, `2m`, `1h`; a bare number is seconds.
+fn duration(text: &str) -> Option<Duration> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.parse().ok()?;
+    let unit_s = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number * unit_s).ok()
+}
+
+/// The images that there are, by name, with the arguments that they run `/testapp` with.
+pub(crate) fn images() -> impl Iterator<Item = (&'static str, Vec<String>)> {
+    IMAGES.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| {
+        let mut words = line.split_whitespace();
+        let name = words.next().expect("a line that is not empty has a word");
+        (name, words.map(str::to_owned).collect())
+    })
+}
+
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.exits, self.serves) {
+            (Some((code, after)), _) => write!(f, "exits {code} after {}", after.as_millis())?,
+            (None, Some(port)) => write!(f, "serves {port}")?,
+            (None, None) => f.write_str("runs")?,
+        }
+        match self.on_term {
+            OnTerm::Exits(code, after) => {
+                write!(f, ", on SIGTERM exits {code} after {}", after.as_millis())
+            }
+            OnTerm::Stays => f.write_str(", on SIGTERM stays"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines_are_read_as_testapp_reads_them() {
+        let table = include_str!("../../../testapp/commands.txt");
+        let mut rows = 0;
+        for line in table.lines().filter(|line| !line.starts_with('#')) {
+            let (command_line, expected) = line.split_once(" => ").expect("a table row");
+            let words: Vec<_> = command_line.split(' ').map(str::to_owned).collect();
+            let read = Script::of(&words).map_or("cannot start".to_owned(), |s| s.to_string());
+            assert_eq!(read, expected, "{command_line}");
+            rows += 1;
+        }
+        assert!(rows > 20);
+    }
+
+    #[test]
+    fn options_may_be_written_with_an_equals_sign() {
+        let words: Vec<_> = ["/testapp", "crash", "--after=2s", "--code=4"].map(String::from).into();
+        assert_eq!(
+            Script::of(&words).map(|script| script.exits),
+            Some(Some((4, Duration::from_secs(2))))
+        );
+    }
+
+    #[test]
+    fn every_image_runs_something_that_starts() {
+        for (name, args) in images() {
+            let words: Vec<_> = std::iter::once("/testapp".to_owned()).chain(args).collect();
+            let script = Script::of(&words).expect("testapp is in the image");
+            assert!(script.exits.is_none_or(|(code, _)| code == 0), "{name}");
+        }
+    }
+}

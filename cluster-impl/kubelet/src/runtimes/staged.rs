@@ -1,0 +1,590 @@
+//! The simulation's runtime: containers are table entries with a start, a life and an end.
+//!
+//! It stands for containerd and the kernel of one node, so it outlives the kubelet. Known images are
+//! those of testapp; a command line does here what testapp does with it. Delays come from the node's
+//! [`Env`], hence from the seed. [`StagedRuntime::power_off`] ends all processes but keeps the
+//! records, as containerd finds them on its disk after a reboot.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use env::{Env, Task};
+use rand::Rng;
+use tokio::sync::watch;
+
+use super::script::{self, OnTerm, Script};
+use crate::runtime::{
+    Brief, CONTAINER_NAME_LABEL, ContainerConfig, ContainerRuntime, ContainerState,
+    ContainerStatus, HASH_ANNOTATION, Image, PodId, RuntimeConditions, RuntimeError,
+    RuntimeVersion, Sandbox, SandboxConfig, full_image_name,
+};
+
+/// How the runtime answers the kubelet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Answers {
+    /// As it should.
+    #[default]
+    Normally,
+    /// Not at all: the process is gone, the socket refuses.
+    Refused,
+    /// Never: the process stands still.
+    Never,
+}
+
+/// A container that started or ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerChange {
+    /// Whose it is.
+    pub pod: PodId,
+    /// The container's name in the pod.
+    pub container: String,
+    /// The runtime's id.
+    pub id: String,
+    /// How often it was restarted before.
+    pub attempt: u32,
+    /// The exit code if it has ended.
+    pub exit_code: Option<i32>,
+}
+
+type OnChange = Box<dyn Fn(&ContainerChange) + Send + Sync>;
+
+struct Container {
+    status: ContainerStatus,
+    pod: PodId,
+    command_line: Vec<String>,
+    script: Option<Script>,
+    /// What will end it by itself; dropped with it.
+    life: Option<Task<()>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    answers: Answers,
+    powered_off: bool,
+    pod_network: Option<(u32, u32)>,
+    next_address: u32,
+    sandboxes: BTreeMap<String, Sandbox>,
+    containers: BTreeMap<String, Container>,
+    pulled: BTreeSet<String>,
+}
+
+/// One node's simulated container runtime.
+pub struct StagedRuntime {
+    env: Mutex<Env>,
+    images: BTreeMap<String, Vec<String>>,
+    inner: Mutex<Inner>,
+    version: watch::Sender<u64>,
+    on_change: Mutex<Option<OnChange>>,
+    /// For tasks that must reach the runtime without keeping it alive.
+    this: std::sync::Weak<StagedRuntime>,
+}
+
+impl StagedRuntime {
+    /// A runtime with testapp's images; `env` is the node's: freezing its gate freezes the containers.
+    pub fn new(env: Env) -> Arc<Self> {
+        let images = script::images().map(|(name, args)| (full_image_name(name), args)).collect();
+        Arc::new_cyclic(|this| Self {
+            env: Mutex::new(env),
+            images,
+            inner: Mutex::default(),
+            version: watch::Sender::new(1),
+            on_change: Mutex::new(None),
+            this: this.clone(),
+        })
+    }
+
+    /// Calls this with every container that starts or ends, when it does.
+    pub fn on_change(&self, callback: impl Fn(&ContainerChange) + Send + Sync + 'static) {
+        *self.on_change.lock().expect("no callback panics") = Some(Box::new(callback));
+    }
+
+    /// Changes how calls are answered. Containers are not touched: they outlive their runtime.
+    pub fn set_answers(&self, answers: Answers) {
+        self.lock().answers = answers;
+        self.touch();
+    }
+
+    /// The main process of a container gets SIGKILL. False if it does not run.
+    pub fn kill_container(&self, id: &str) -> bool {
+        self.end(id, 137, "Error")
+    }
+
+    /// The pause process of a sandbox dies. Its containers run on until the kubelet notices.
+    pub fn kill_sandbox(&self, id: &str) -> bool {
+        let found = match self.lock().sandboxes.get_mut(id) {
+            Some(sandbox) if sandbox.ready => {
+                sandbox.ready = false;
+                true
+            }
+            _ => false,
+        };
+        self.touch();
+        found
+    }
+
+    /// The node loses power: every process ends at once, and the runtime answers no more.
+    pub fn power_off(&self) {
+        self.lock().powered_off = true;
+        let running: Vec<_> = self.running().into_iter().map(|change| change.id).collect();
+        for id in running {
+            self.end(&id, 255, "Unknown");
+        }
+        let mut inner = self.lock();
+        inner.sandboxes.values_mut().for_each(|sandbox| sandbox.ready = false);
+        inner.containers.values_mut().for_each(|container| container.life = None);
+        inner.pod_network = None;
+        drop(inner);
+        self.touch();
+    }
+
+    /// The node starts again; `env` is the new boot's.
+    pub fn power_on(&self, env: Env) {
+        *self.env.lock().expect("never held over a panic") = env;
+        let mut inner = self.lock();
+        inner.powered_off = false;
+        inner.answers = Answers::Normally;
+        drop(inner);
+        self.touch();
+    }
+
+    /// The containers that run now, in order of id.
+    pub fn running(&self) -> Vec<ContainerChange> {
+        self.lock()
+            .containers
+            .values()
+            .filter(|container| container.status.state == ContainerState::Running)
+            .map(|container| change(container, None))
+            .collect()
+    }
+
+    /// What answers at this address and port: the container's command line. `None` if nothing does.
+    pub fn serving(&self, ip: &str, port: u16) -> Option<Vec<String>> {
+        let inner = self.lock();
+        let sandbox = inner.sandboxes.values().find(|sandbox| sandbox.ready && sandbox.ip == ip)?;
+        inner
+            .containers
+            .values()
+            .find(|container| {
+                container.status.sandbox_id == sandbox.id
+                    && container.status.state == ContainerState::Running
+                    && container.script.is_some_and(|script| script.serves == Some(port))
+            })
+            .map(|container| container.command_line.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no code panics while it holds the tables")
+    }
+
+    fn env(&self) -> Env {
+        self.env.lock().expect("never held over a panic").clone()
+    }
+
+    fn touch(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn tell(&self, change: &ContainerChange) {
+        if let Some(callback) = &*self.on_change.lock().expect("no callback panics") {
+            callback(change);
+        }
+        self.touch();
+    }
+
+    /// Answers as the runtime's process would before it looks at the request.
+    async fn answer(&self, label: &str, ms: std::ops::Range<u64>) -> Result<(), RuntimeError> {
+        let env = self.env();
+        let mut seen = self.version.subscribe();
+        loop {
+            let (answers, off) = {
+                let inner = self.lock();
+                (inner.answers, inner.powered_off)
+            };
+            match answers {
+                Answers::Refused => {
+                    return Err(RuntimeError::Unavailable("connection refused".to_owned()));
+                }
+                Answers::Normally if !off => break,
+                // A process that stands still, or a machine without power, says nothing.
+                _ => {
+                    let _ = seen.changed().await;
+                }
+            }
+        }
+        let wait = env.entropy(label).random_range(ms);
+        if wait > 0 {
+            env.sleep(Duration::from_millis(wait)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends a running container.
+    fn end(&self, id: &str, exit_code: i32, reason: &str) -> bool {
+        let now = self.env().now();
+        let mut inner = self.lock();
+        let Some(container) = inner.containers.get_mut(id) else { return false };
+        if container.status.state != ContainerState::Running {
+            return false;
+        }
+        container.status.state = ContainerState::Exited;
+        container.status.finished = Some(now);
+        container.status.exit_code = exit_code;
+        container.status.reason = reason.to_owned();
+        let change = change(container, Some(exit_code));
+        drop(inner);
+        self.tell(&change);
+        true
+    }
+
+    /// Lets a container end by itself after a while.
+    fn end_later(&self, id: &str, exit_code: i32, after: Duration) {
+        let env = self.env();
+        let this = self.this.clone();
+        let (owned, sleeper) = (id.to_owned(), env.clone());
+        let life = env.spawn(async move {
+            sleeper.sleep(after).await;
+            if let Some(runtime) = this.upgrade() {
+                let reason = if exit_code == 0 { "Completed" } else { "Error" };
+                runtime.end(&owned, exit_code, reason);
+            }
+        });
+        if let Some(container) = self.lock().containers.get_mut(id) {
+            container.life = Some(life);
+        }
+    }
+
+    /// The next free address, as host-local gives them out: upwards, and round again.
+    fn address(inner: &mut Inner) -> Result<String, RuntimeError> {
+        let (network, size) = inner.pod_network.ok_or_else(|| {
+            RuntimeError::Failed("cni plugin not initialized: the node has no podCIDR".to_owned())
+        })?;
+        let used: BTreeSet<&str> = inner
+            .sandboxes
+            .values()
+            .filter(|sandbox| sandbox.ready)
+            .map(|sandbox| sandbox.ip.as_str())
+            .collect();
+        // Network address, gateway and broadcast address are nobody's.
+        let hosts = size.saturating_sub(3);
+        for step in 0..hosts {
+            let offset = (inner.next_address + step) % hosts;
+            let ip = std::net::Ipv4Addr::from(network + 2 + offset).to_string();
+            if !used.contains(ip.as_str()) {
+                inner.next_address = (offset + 1) % hosts;
+                return Ok(ip);
+            }
+        }
+        Err(RuntimeError::Failed("no IP addresses available in range set".to_owned()))
+    }
+}
+
+fn change(container: &Container, exit_code: Option<i32>) -> ContainerChange {
+    ContainerChange {
+        pod: container.pod.clone(),
+        container: container.status.name.clone(),
+        id: container.status.id.clone(),
+        attempt: container.status.attempt,
+        exit_code,
+    }
+}
+
+/// An id as containerd makes them: 64 hexadecimal digits.
+fn new_id(env: &Env) -> String {
+    let mut bytes = [0_u8; 32];
+    env.entropy("container-id").fill(&mut bytes[..]);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An image's id: the same on every node.
+fn image_id(name: &str) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut id = "sha256:".to_owned();
+    for round in 0..4_u8 {
+        for byte in name.bytes().chain([round]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        id.push_str(&format!("{hash:016x}"));
+    }
+    id
+}
+
+fn network_of(cidr: &str) -> Option<(u32, u32)> {
+    let (address, prefix) = cidr.split_once('/')?;
+    let address: std::net::Ipv4Addr = address.parse().ok()?;
+    let prefix: u32 = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix))?;
+    Some((u32::from(address), 1 << (32 - prefix)))
+}
+
+fn not_found(what: &str, id: &str) -> RuntimeError {
+    RuntimeError::NotFound(format!("{what} {id} not found"))
+}
+
+#[async_trait]
+impl ContainerRuntime for StagedRuntime {
+    async fn version(&self) -> Result<RuntimeVersion, RuntimeError> {
+        self.answer("version", 0..1).await?;
+        Ok(RuntimeVersion { name: "containerd".to_owned(), version: "1.6.20-staged".to_owned() })
+    }
+
+    async fn conditions(&self) -> Result<RuntimeConditions, RuntimeError> {
+        self.answer("conditions", 0..1).await?;
+        let network_problem = match self.lock().pod_network {
+            Some(_) => String::new(),
+            None => "cni plugin not initialized".to_owned(),
+        };
+        Ok(RuntimeConditions { runtime_problem: String::new(), network_problem })
+    }
+
+    async fn set_pod_cidr(&self, cidr: &str) -> Result<(), RuntimeError> {
+        self.answer("pod-cidr", 0..1).await?;
+        let network = network_of(cidr)
+            .ok_or_else(|| RuntimeError::Failed(format!("`{cidr}` is no IPv4 range")))?;
+        self.lock().pod_network = Some(network);
+        self.touch();
+        Ok(())
+    }
+
+    async fn run_sandbox(&self, config: &SandboxConfig) -> Result<String, RuntimeError> {
+        self.answer("run-sandbox", 200..400).await?;
+        let env = self.env();
+        let (id, created) = (new_id(&env), env.now());
+        let mut inner = self.lock();
+        let ip = if config.host.network { String::new() } else { Self::address(&mut inner)? };
+        let sandbox = Sandbox {
+            id: id.clone(),
+            pod: config.pod.clone(),
+            attempt: config.attempt,
+            ready: true,
+            created,
+            ip,
+        };
+        inner.sandboxes.insert(id.clone(), sandbox);
+        drop(inner);
+        self.touch();
+        Ok(id)
+    }
+
+    async fn stop_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        self.answer("stop-sandbox", 20..60).await?;
+        let inside: Vec<_> = {
+            let mut inner = self.lock();
+            let Some(sandbox) = inner.sandboxes.get_mut(id) else { return Ok(()) };
+            sandbox.ready = false;
+            let containers = inner.containers.values();
+            containers.filter(|c| c.status.sandbox_id == id).map(|c| c.status.id.clone()).collect()
+        };
+        for container in inside {
+            self.end(&container, 137, "Error");
+        }
+        self.touch();
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        self.stop_sandbox(id).await?;
+        let mut inner = self.lock();
+        inner.containers.retain(|_, container| container.status.sandbox_id != id);
+        inner.sandboxes.remove(id);
+        drop(inner);
+        self.touch();
+        Ok(())
+    }
+
+    async fn sandboxes(&self, pod_uid: &str) -> Result<Vec<Sandbox>, RuntimeError> {
+        self.answer("sandboxes", 0..1).await?;
+        let inner = self.lock();
+        Ok(inner.sandboxes.values().filter(|s| s.pod.uid == pod_uid).cloned().collect())
+    }
+
+    async fn create_container(
+        &self,
+        sandbox: &Sandbox,
+        _sandbox_config: &SandboxConfig,
+        config: &ContainerConfig,
+    ) -> Result<String, RuntimeError> {
+        self.answer("create-container", 20..60).await?;
+        let image = full_image_name(&config.image);
+        let Some(default_args) = self.images.get(&image) else {
+            return Err(not_found("image", &image));
+        };
+        let env = self.env();
+        let (id, now) = (new_id(&env), env.now());
+        let mut command_line = config.command.clone();
+        if command_line.is_empty() {
+            command_line.push("/testapp".to_owned());
+            let args = if config.args.is_empty() { default_args } else { &config.args };
+            command_line.extend(args.iter().cloned());
+        } else {
+            command_line.extend(config.args.iter().cloned());
+        }
+        let name = config.labels.get(CONTAINER_NAME_LABEL).unwrap_or(&config.name).clone();
+        let status = ContainerStatus {
+            id: id.clone(),
+            sandbox_id: sandbox.id.clone(),
+            pod_uid: sandbox.pod.uid.clone(),
+            name,
+            attempt: config.attempt,
+            hash: config.annotations.get(HASH_ANNOTATION).cloned().unwrap_or_default(),
+            image_id: image_id(&image),
+            image,
+            state: ContainerState::Created,
+            created: now,
+            started: None,
+            finished: None,
+            exit_code: 0,
+            reason: String::new(),
+            message: String::new(),
+        };
+        let script = Script::of(&command_line);
+        let pod = sandbox.pod.clone();
+        let container = Container { status, pod, command_line, script, life: None };
+        let mut inner = self.lock();
+        if !inner.sandboxes.get(&sandbox.id).is_some_and(|sandbox| sandbox.ready) {
+            return Err(not_found("running sandbox", &sandbox.id));
+        }
+        inner.containers.insert(id.clone(), container);
+        drop(inner);
+        self.touch();
+        Ok(id)
+    }
+
+    async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
+        self.answer("start-container", 30..100).await?;
+        let now = self.env().now();
+        let mut inner = self.lock();
+        let Some(container) = inner.containers.get_mut(id) else {
+            return Err(not_found("container", id));
+        };
+        if container.status.state != ContainerState::Created {
+            return Err(RuntimeError::Failed(format!("container {id} was started before")));
+        }
+        container.status.started = Some(now);
+        let Some(script) = container.script else {
+            let message = format!(
+                "failed to create containerd task: exec: \"{}\": executable file not found in $PATH",
+                container.command_line[0]
+            );
+            container.status.state = ContainerState::Exited;
+            container.status.finished = Some(now);
+            container.status.exit_code = 128;
+            container.status.reason = "StartError".to_owned();
+            container.status.message.clone_from(&message);
+            drop(inner);
+            self.touch();
+            return Err(RuntimeError::Failed(message));
+        };
+        container.status.state = ContainerState::Running;
+        let change = change(container, None);
+        drop(inner);
+        if let Some((code, after)) = script.exits {
+            self.end_later(id, code, after);
+        }
+        self.tell(&change);
+        Ok(())
+    }
+
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.answer("stop-container", 1..5).await?;
+        let mut seen = self.version.subscribe();
+        let (script, running) = match self.lock().containers.get(id) {
+            Some(c) => (c.script, c.status.state == ContainerState::Running),
+            None => return Ok(()),
+        };
+        if !running {
+            return Ok(());
+        }
+        if let Some(Script { on_term: OnTerm::Exits(code, after), .. }) = script {
+            self.end_later(id, code, after);
+        }
+        let ended = async {
+            while self.lock().containers.get(id).is_some_and(|c| {
+                c.status.state == ContainerState::Running
+            }) {
+                let _ = seen.changed().await;
+            }
+        };
+        if tokio::time::timeout(grace, ended).await.is_err() {
+            self.end(id, 137, "Error");
+        }
+        Ok(())
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        self.answer("remove-container", 1..10).await?;
+        self.end(id, 137, "Error");
+        self.lock().containers.remove(id);
+        self.touch();
+        Ok(())
+    }
+
+    async fn containers(&self, pod_uid: &str) -> Result<Vec<ContainerStatus>, RuntimeError> {
+        self.answer("containers", 0..1).await?;
+        let inner = self.lock();
+        let containers = inner.containers.values();
+        Ok(containers.filter(|c| c.pod.uid == pod_uid).map(|c| c.status.clone()).collect())
+    }
+
+    async fn all(&self) -> Result<Vec<Brief>, RuntimeError> {
+        self.answer("all", 0..1).await?;
+        let inner = self.lock();
+        let sandboxes = inner.sandboxes.values().map(|sandbox| Brief {
+            pod: sandbox.pod.clone(),
+            id: sandbox.id.clone(),
+            container: String::new(),
+            running: sandbox.ready,
+        });
+        let containers = inner.containers.values().map(|container| Brief {
+            pod: container.pod.clone(),
+            id: container.status.id.clone(),
+            container: container.status.name.clone(),
+            running: container.status.state == ContainerState::Running,
+        });
+        let mut all: Vec<_> = sandboxes.chain(containers).collect();
+        all.sort();
+        Ok(all)
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>, RuntimeError> {
+        self.answer("image", 0..1).await?;
+        let full = full_image_name(name);
+        let known = self.images.contains_key(&full);
+        Ok(known.then(|| Image { id: image_id(&full), tags: vec![full], size: 4_194_304 }))
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, RuntimeError> {
+        self.answer("images", 0..1).await?;
+        let images = self.images.keys().map(|full| Image {
+            id: image_id(full),
+            tags: vec![full.clone()],
+            size: 4_194_304,
+        });
+        Ok(images.collect())
+    }
+
+    async fn pull_image(&self, name: &str) -> Result<String, RuntimeError> {
+        let full = full_image_name(name);
+        let is_first = self.lock().pulled.insert(full.clone());
+        let ms = if is_first { 400..900 } else { 50..150 };
+        self.answer("pull-image", ms).await?;
+        if self.images.contains_key(&full) {
+            return Ok(image_id(&full));
+        }
+        Err(RuntimeError::NotFound(format!(
+            "rpc error: code = NotFound desc = failed to pull and unpack image \"{full}\": failed to \
+             resolve reference \"{full}\": {full}: not found"
+        )))
+    }
+
+    async fn forget_pod(&self, _pod: &PodId) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    async fn changed(&self, seen: u64) -> u64 {
+        let mut version = self.version.subscribe();
+        let now = version.wait_for(|version| *version > seen).await;
+        now.map_or(seen, |version| *version)
+    }
+}
+

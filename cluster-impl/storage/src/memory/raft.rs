@@ -1,0 +1,786 @@
+//! Consensus among the members: who leads, what is in whose log, what is committed, what is applied.
+//!
+//! A synchronous model without heartbeats: whatever changes (a link, a member, a write) sets off the
+//! few events that follow from it, each at its own instant, so that an idle cluster costs nothing.
+//! It is honest at this granularity: terms, logs and votes are kept for each member; a write counts
+//! only once a quorum has it and a leader of that term knows; an uncommitted entry survives exactly
+//! if a later leader has it. Two members talk only while both directions between them are open, as
+//! over TCP; what was sent just before in a direction that is still open does arrive.
+//! Elections are preceded by etcd's pre-vote: who cannot win does not raise its term.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::{MemberStatus, StoreError, Txn, TxnResult};
+
+use super::MemoryConfig;
+use super::mvcc::{Mvcc, Record};
+use super::watchers::Watchers;
+
+/// What the log holds.
+#[derive(Debug, Clone)]
+pub(super) enum Command {
+    /// A transaction.
+    Txn(Txn),
+    /// Forget old revisions.
+    Compact(i64),
+    /// A new lease: its id and its time to live in seconds.
+    Grant(i64, i64),
+    /// The end of a lease.
+    Revoke(i64),
+    /// A new leader's first entry: it commits what earlier terms left.
+    Elected,
+}
+
+/// What a command answered.
+#[derive(Debug, Clone)]
+pub(super) enum Reply {
+    /// To [`Command::Txn`].
+    Txn(TxnResult),
+    /// To the others.
+    Done,
+}
+
+/// An entry of the log.
+struct Entry {
+    term: u64,
+    index: u64,
+    /// Which member's client asked for it, and the number of its request there.
+    origin: Option<(usize, u64)>,
+    command: Command,
+}
+
+/// An entry that was committed, with what came of it.
+struct Committed {
+    origin: Option<(usize, u64)>,
+    reply: Result<Reply, StoreError>,
+    record: Option<Record>,
+    revision: i64,
+    compacted: i64,
+}
+
+/// One member.
+pub(super) struct Member {
+    is_up: bool,
+    is_frozen: bool,
+    term: u64,
+    is_leader: bool,
+    leader: Option<usize>,
+    /// Whether the leader is in contact; for a leader, whether a quorum is.
+    has_contact: bool,
+    /// Since when it is not.
+    alone_since: Option<Instant>,
+    /// Timers set before this rose mean nothing any more.
+    epoch: u64,
+    is_timed: bool,
+    /// Term and index of the last entry in its log.
+    last: (u64, u64),
+    /// The end of its log: at least all that nobody has committed.
+    tail: Vec<Arc<Entry>>,
+    applied: u64,
+    /// As of what it has applied.
+    pub(super) revision: i64,
+    /// As of what it has applied.
+    pub(super) compacted: i64,
+    requests: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<Reply, StoreError>>>,
+    pub(super) watchers: Watchers,
+}
+
+/// Something that will happen.
+enum Event {
+    /// A forwarded request reaches the leader.
+    Forwarded { leader: usize, origin: (usize, u64), command: Command },
+    /// The answers of the followers reach the leader.
+    Acknowledged { leader: usize, term: u64, index: u64 },
+    /// A follower hears how far the leader has committed.
+    Told { member: usize },
+    /// A leader has not heard from a quorum for an election timeout.
+    StepDown { member: usize, epoch: u64 },
+    /// A member has not heard from a leader for its election timeout.
+    Campaign { member: usize, epoch: u64 },
+    /// A candidate's votes have come in.
+    Elected { member: usize, epoch: u64 },
+    /// The leader looks for leases that have run out.
+    ExpireLeases { epoch: u64 },
+}
+
+/// How a member takes a request.
+pub(super) enum Access<T> {
+    /// It goes on.
+    Granted(T),
+    /// Nothing listens.
+    Down,
+    /// The member stands still.
+    Frozen,
+    /// It has no leader.
+    NoLeader,
+}
+
+/// A linearizable read under way.
+pub(super) struct ReadTicket {
+    leader: usize,
+    term: u64,
+    index: u64,
+    pub(super) latency: Duration,
+}
+
+/// The whole cluster.
+pub(super) struct Raft {
+    config: MemoryConfig,
+    pub(super) members: Vec<Member>,
+    /// `links[from][to]`: whether messages get through.
+    links: Vec<Vec<bool>>,
+    pub(super) mvcc: Mvcc,
+    /// The committed log; `first` is the index of its first entry.
+    log: VecDeque<Committed>,
+    first: u64,
+    queue: BTreeMap<(Instant, u64), Event>,
+    queued: u64,
+    stream: ChaCha8Rng,
+    lease_deadlines: BTreeMap<i64, Instant>,
+    lease_epoch: u64,
+    /// Rises whenever somebody who waits for a leader or a thaw should look again.
+    pub(super) changes: u64,
+}
+
+impl Raft {
+    pub(super) fn new(config: MemoryConfig, members: usize, stream: ChaCha8Rng, is_lossy: bool) -> Self {
+        let member = || Member {
+            is_up: true,
+            is_frozen: false,
+            term: 1,
+            is_leader: false,
+            leader: None,
+            has_contact: false,
+            alone_since: None,
+            epoch: 0,
+            is_timed: false,
+            last: (0, 0),
+            tail: Vec::new(),
+            applied: 0,
+            revision: 1,
+            compacted: 0,
+            requests: 0,
+            waiting: BTreeMap::new(),
+            watchers: Watchers::default(),
+        };
+        Self {
+            config,
+            members: (0..members).map(|_| member()).collect(),
+            links: vec![vec![true; members]; members],
+            mvcc: Mvcc::new(is_lossy),
+            log: VecDeque::new(),
+            first: 1,
+            queue: BTreeMap::new(),
+            queued: 0,
+            stream,
+            lease_deadlines: BTreeMap::new(),
+            lease_epoch: 0,
+            changes: 0,
+        }
+    }
+
+    /// When something will happen next.
+    pub(super) fn next_event(&self) -> Option<Instant> {
+        self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Lets everything happen that is due.
+    pub(super) fn advance(&mut self, now: Instant) {
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let ((at, _), event) = entry.remove_entry();
+            self.happen(event, at);
+        }
+    }
+
+    fn schedule(&mut self, at: Instant, event: Event) {
+        self.queued += 1;
+        self.queue.insert((at, self.queued), event);
+    }
+
+    fn happen(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Forwarded { leader, origin, command } => {
+                if self.is_leading(leader) && self.are_connected(origin.0, leader) {
+                    self.append(leader, Some(origin), command, now);
+                }
+            }
+            Event::Acknowledged { leader, term, index } => {
+                self.acknowledged(leader, term, index, now);
+            }
+            Event::Told { member } => self.told(member),
+            Event::StepDown { member, epoch } => {
+                if self.members[member].epoch == epoch {
+                    self.members[member].is_timed = false;
+                    self.step_down(member);
+                    self.reconcile(now);
+                }
+            }
+            Event::Campaign { member, epoch } => self.campaign(member, epoch, now),
+            Event::Elected { member, epoch } => self.elected(member, epoch, now),
+            Event::ExpireLeases { epoch } => {
+                if epoch == self.lease_epoch {
+                    self.expire_leases(now);
+                }
+            }
+        }
+    }
+
+    // Topology.
+
+    fn is_awake(&self, member: usize) -> bool {
+        self.members[member].is_up && !self.members[member].is_frozen
+    }
+
+    fn are_connected(&self, one: usize, other: usize) -> bool {
+        self.is_awake(one)
+            && self.is_awake(other)
+            && (one == other || (self.links[one][other] && self.links[other][one]))
+    }
+
+    fn is_leading(&self, member: usize) -> bool {
+        self.members[member].is_leader && self.is_awake(member)
+    }
+
+    fn quorum(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// Those in contact with `leader` that accept it, itself included.
+    fn followers(&self, leader: usize) -> Vec<usize> {
+        let term = self.members[leader].term;
+        let follows = |member: usize| {
+            member == leader
+                || (self.members[member].leader == Some(leader) && self.members[member].term == term)
+        };
+        (0..self.members.len())
+            .filter(|member| follows(*member) && self.are_connected(leader, *member))
+            .collect()
+    }
+
+    /// One way between two members.
+    fn hop(&mut self) -> Duration {
+        if self.members.len() == 1 {
+            return Duration::ZERO;
+        }
+        let (least, most) = self.config.hop_us;
+        Duration::from_micros(self.stream.random_range(least..=most))
+    }
+
+    fn election_timeout(&mut self) -> Duration {
+        if self.members.len() == 1 {
+            return Duration::ZERO;
+        }
+        self.config.election.mul_f64(self.stream.random_range(1.0..2.0))
+    }
+
+    /// Opens or cuts one direction between two members.
+    pub(super) fn set_link(&mut self, from: usize, to: usize, is_open: bool, now: Instant) {
+        self.links[from][to] = is_open;
+        self.reconcile(now);
+    }
+
+    /// Starts or crashes a member; its log stays.
+    pub(super) fn set_up(&mut self, index: usize, is_up: bool, now: Instant) {
+        let member = &mut self.members[index];
+        if member.is_up == is_up {
+            return;
+        }
+        member.is_up = is_up;
+        member.is_frozen = false;
+        member.epoch += 1;
+        member.is_timed = false;
+        member.is_leader = false;
+        member.leader = None;
+        member.has_contact = false;
+        member.alone_since = None;
+        member.waiting.clear();
+        member.watchers.end(&StoreError::Unavailable("the member went down".to_owned()));
+        self.reconcile(now);
+    }
+
+    /// Freezes or thaws a member.
+    pub(super) fn set_frozen(&mut self, index: usize, is_frozen: bool, now: Instant) {
+        let member = &mut self.members[index];
+        if !member.is_up || member.is_frozen == is_frozen {
+            return;
+        }
+        member.is_frozen = is_frozen;
+        member.epoch += 1;
+        member.is_timed = false;
+        member.watchers.pause(is_frozen);
+        self.reconcile(now);
+    }
+
+    /// Draws the consequences of a change of topology or leadership.
+    pub(super) fn reconcile(&mut self, now: Instant) {
+        self.changes += 1;
+        for index in 0..self.members.len() {
+            if !self.is_awake(index) {
+                self.members[index].has_contact = false;
+                continue;
+            }
+            let rival = self.leader_in_contact(index);
+            if rival.is_some_and(|rival| self.members[rival].term > self.members[index].term) {
+                self.members[index].is_leader = false;
+            }
+            if !self.members[index].is_leader {
+                match rival {
+                    Some(leader) => self.follow(index, leader, now),
+                    None => self.lose_contact(index, now),
+                }
+            }
+        }
+        for index in 0..self.members.len() {
+            if self.is_leading(index) {
+                self.check_quorum(index, now);
+            }
+        }
+    }
+
+    /// The leader of the highest term that `index` is in contact with and would accept.
+    fn leader_in_contact(&self, index: usize) -> Option<usize> {
+        (0..self.members.len())
+            .filter(|other| {
+                *other != index
+                    && self.is_leading(*other)
+                    && self.members[*other].term >= self.members[index].term
+                    && self.are_connected(index, *other)
+            })
+            .max_by_key(|other| self.members[*other].term)
+    }
+
+    fn follow(&mut self, index: usize, leader: usize, now: Instant) {
+        let term = self.members[leader].term;
+        let (tail, last) = (self.members[leader].tail.clone(), self.members[leader].last);
+        let member = &mut self.members[index];
+        if member.has_contact && member.leader == Some(leader) && member.term == term {
+            return;
+        }
+        member.epoch += 1;
+        member.is_timed = false;
+        member.term = term;
+        member.leader = Some(leader);
+        member.has_contact = true;
+        member.alone_since = None;
+        member.tail = tail;
+        member.last = last;
+        let (there, back) = (self.hop(), self.hop());
+        self.schedule(now + there, Event::Told { member: index });
+        let answered = Event::Acknowledged { leader, term, index: last.1 };
+        self.schedule(now + there + back, answered);
+    }
+
+    fn lose_contact(&mut self, index: usize, now: Instant) {
+        let member = &mut self.members[index];
+        member.has_contact = false;
+        member.alone_since.get_or_insert(now);
+        if !member.is_timed {
+            self.arm_election(index, now);
+        }
+    }
+
+    fn arm_election(&mut self, index: usize, now: Instant) {
+        let timeout = self.election_timeout();
+        let member = &mut self.members[index];
+        member.epoch += 1;
+        member.is_timed = true;
+        let epoch = member.epoch;
+        self.schedule(now + timeout, Event::Campaign { member: index, epoch });
+    }
+
+    fn check_quorum(&mut self, index: usize, now: Instant) {
+        let has_quorum = self.followers(index).len() >= self.quorum();
+        let election = self.config.election;
+        let member = &mut self.members[index];
+        if has_quorum {
+            if member.is_timed {
+                member.epoch += 1;
+                member.is_timed = false;
+            }
+            let was_alone = !member.has_contact;
+            member.has_contact = true;
+            if was_alone {
+                self.arm_leases(now);
+            }
+        } else {
+            member.has_contact = false;
+            if !member.is_timed {
+                member.epoch += 1;
+                member.is_timed = true;
+                let epoch = member.epoch;
+                self.schedule(now + election, Event::StepDown { member: index, epoch });
+            }
+        }
+    }
+
+    // Elections.
+
+    fn step_down(&mut self, index: usize) {
+        let member = &mut self.members[index];
+        member.is_leader = false;
+        member.leader = None;
+        member.has_contact = false;
+    }
+
+    /// Those who would vote for `index`, itself included.
+    fn voters(&self, index: usize, now: Instant) -> Vec<usize> {
+        let last = self.members[index].last;
+        let would_vote = |voter: usize| {
+            let member = &self.members[voter];
+            // Who has heard from a leader within an election timeout does not vote.
+            let is_free = member
+                .alone_since
+                .is_some_and(|since| since + self.config.election <= now || member.term == 1);
+            self.are_connected(index, voter) && !member.is_leader && is_free && last >= member.last
+        };
+        (0..self.members.len()).filter(|voter| *voter == index || would_vote(*voter)).collect()
+    }
+
+    fn campaign(&mut self, index: usize, epoch: u64, now: Instant) {
+        if self.members[index].epoch != epoch {
+            return;
+        }
+        self.members[index].is_timed = false;
+        self.members[index].leader = None;
+        self.changes += 1;
+        if self.voters(index, now).len() < self.quorum() {
+            self.arm_election(index, now);
+            return;
+        }
+        let answers = self.hop() + self.hop();
+        let member = &mut self.members[index];
+        member.epoch += 1;
+        member.is_timed = true;
+        let epoch = member.epoch;
+        self.schedule(now + answers, Event::Elected { member: index, epoch });
+    }
+
+    fn elected(&mut self, index: usize, epoch: u64, now: Instant) {
+        if self.members[index].epoch != epoch {
+            return;
+        }
+        self.members[index].is_timed = false;
+        let voters = self.voters(index, now);
+        if voters.len() < self.quorum() {
+            self.arm_election(index, now);
+            return;
+        }
+        let term = voters.iter().map(|voter| self.members[*voter].term).max().unwrap_or(0) + 1;
+        let member = &mut self.members[index];
+        member.term = term;
+        member.is_leader = true;
+        member.leader = Some(index);
+        member.alone_since = None;
+        // As etcd does when a lessor is promoted: every lease starts its time anew.
+        let leases = self.mvcc.leases().iter();
+        self.lease_deadlines = leases
+            .map(|(id, lease)| (*id, now + Duration::from_secs(lease.ttl_s.unsigned_abs())))
+            .collect();
+        self.reconcile(now);
+        self.append(index, None, Command::Elected, now);
+        self.arm_leases(now);
+    }
+
+    // The log.
+
+    fn append(&mut self, leader: usize, origin: Option<(usize, u64)>, command: Command, now: Instant) {
+        let (term, index) = (self.members[leader].term, self.members[leader].last.1 + 1);
+        let entry = Arc::new(Entry { term, index, origin, command });
+        for member in 0..self.members.len() {
+            let receives = member == leader
+                || (self.links[leader][member]
+                    && self.is_awake(member)
+                    && self.members[member].leader == Some(leader)
+                    && self.members[member].term == term
+                    && self.members[member].last.1 + 1 == index);
+            if receives {
+                self.members[member].tail.push(entry.clone());
+                self.members[member].last = (term, index);
+            }
+        }
+        if self.members.len() == 1 {
+            self.acknowledged(leader, term, index, now);
+            return;
+        }
+        // The answers of enough followers to make a quorum with the leader.
+        let mut answers: Vec<Duration> =
+            (1..self.members.len()).map(|_| self.hop() + self.hop()).collect();
+        answers.sort();
+        let at = now + answers[self.quorum() - 2];
+        self.schedule(at, Event::Acknowledged { leader, term, index });
+    }
+
+    fn committed(&self) -> u64 {
+        self.first + self.log.len() as u64 - 1
+    }
+
+    fn acknowledged(&mut self, leader: usize, term: u64, index: u64, now: Instant) {
+        if !self.is_leading(leader)
+            || self.members[leader].term != term
+            || self.members[leader].applied >= index
+        {
+            return;
+        }
+        // Only entries of its own term tell a leader that those before them are committed.
+        let is_own = self.members[leader]
+            .tail
+            .iter()
+            .any(|entry| entry.index == index && entry.term == term);
+        let followers = self.followers(leader);
+        let holders =
+            followers.iter().filter(|member| self.members[**member].last.1 >= index).count();
+        if !is_own || holders < self.quorum() {
+            return;
+        }
+        let tail = self.members[leader].tail.clone();
+        for entry in tail.iter().filter(|entry| entry.index <= index) {
+            if entry.index > self.committed() {
+                self.commit(entry, now);
+            }
+        }
+        self.apply(leader, index);
+        for follower in followers {
+            if follower != leader {
+                let hop = self.hop();
+                self.schedule(now + hop, Event::Told { member: follower });
+            }
+        }
+    }
+
+    /// Carries an entry out, once for all members: they differ only in how far they have come.
+    fn commit(&mut self, entry: &Entry, now: Instant) {
+        let mut record = None;
+        let reply = match &entry.command {
+            Command::Txn(txn) => self.mvcc.txn(txn).map(|(result, change)| {
+                record = change;
+                Reply::Txn(result)
+            }),
+            Command::Compact(revision) => self.mvcc.compact(*revision).map(|()| Reply::Done),
+            Command::Grant(lease, ttl_s) => {
+                self.mvcc.grant(*lease, *ttl_s);
+                let time_to_live = Duration::from_secs(ttl_s.unsigned_abs());
+                self.lease_deadlines.insert(*lease, now + time_to_live);
+                self.arm_leases(now);
+                Ok(Reply::Done)
+            }
+            Command::Revoke(lease) => {
+                self.lease_deadlines.remove(lease);
+                self.mvcc.revoke(*lease).map(|change| {
+                    record = change;
+                    Reply::Done
+                })
+            }
+            Command::Elected => Ok(Reply::Done),
+        };
+        let (revision, compacted) = (self.mvcc.revision(), self.mvcc.compacted());
+        let origin = entry.origin;
+        self.log.push_back(Committed { origin, reply, record, revision, compacted });
+    }
+
+    fn told(&mut self, index: usize) {
+        let Some(leader) = self.members[index].leader else { return };
+        if leader != index && self.is_leading(leader) && self.are_connected(index, leader) {
+            self.apply(index, self.members[leader].applied);
+        }
+    }
+
+    /// Brings a member up to an index of the committed log.
+    fn apply(&mut self, index: usize, upto: u64) {
+        let member = &mut self.members[index];
+        let was_compacted = member.compacted;
+        while member.applied < upto {
+            member.applied += 1;
+            let at = usize::try_from(member.applied - self.first).expect("the log fits in memory");
+            let committed = &self.log[at];
+            member.revision = committed.revision;
+            member.compacted = committed.compacted;
+            if let Some(record) = &committed.record {
+                member.watchers.offer(record, committed.compacted);
+            }
+            if let Some((origin, request)) = committed.origin
+                && origin == index
+                && let Some(waiting) = member.waiting.remove(&request)
+            {
+                // The client may have stopped waiting.
+                let _ = waiting.send(committed.reply.clone());
+            }
+        }
+        let applied = member.applied;
+        member.tail.retain(|entry| entry.index > applied);
+        let has_compacted = member.compacted != was_compacted;
+        let slowest = self.members.iter().map(|member| member.applied).min().unwrap_or(0);
+        while self.first <= slowest && !self.log.is_empty() {
+            self.log.pop_front();
+            self.first += 1;
+        }
+        if has_compacted {
+            let oldest = self.members.iter().map(|member| member.compacted).min().unwrap_or(0);
+            self.mvcc.purge(oldest);
+        }
+    }
+
+    // Leases.
+
+    fn leading_with_quorum(&self) -> Option<usize> {
+        (0..self.members.len())
+            .filter(|member| self.is_leading(*member) && self.members[*member].has_contact)
+            .max_by_key(|member| self.members[*member].term)
+    }
+
+    fn arm_leases(&mut self, now: Instant) {
+        let Some(first) = self.lease_deadlines.values().min().copied() else { return };
+        self.lease_epoch += 1;
+        let epoch = self.lease_epoch;
+        self.schedule(first.max(now), Event::ExpireLeases { epoch });
+    }
+
+    fn expire_leases(&mut self, now: Instant) {
+        // Without such a leader the next one starts all leases anew.
+        let Some(leader) = self.leading_with_quorum() else { return };
+        let over: Vec<i64> = self
+            .lease_deadlines
+            .iter()
+            .filter(|(_, deadline)| **deadline <= now)
+            .map(|(lease, _)| *lease)
+            .collect();
+        for lease in over {
+            self.lease_deadlines.remove(&lease);
+            self.append(leader, None, Command::Revoke(lease), now);
+        }
+        self.arm_leases(now);
+    }
+
+    // Requests.
+
+    fn access(&self, index: usize) -> Access<usize> {
+        let member = &self.members[index];
+        match member.leader {
+            _ if !member.is_up => Access::Down,
+            _ if member.is_frozen => Access::Frozen,
+            Some(leader) if self.is_leading(leader) && self.are_connected(index, leader) => {
+                Access::Granted(leader)
+            }
+            _ => Access::NoLeader,
+        }
+    }
+
+    /// Puts a command on its way; answers the number of the request and where its answer will come.
+    #[expect(clippy::type_complexity, reason = "a named type would be used here only")]
+    pub(super) fn submit(
+        &mut self,
+        index: usize,
+        command: &Command,
+        now: Instant,
+    ) -> Access<(u64, oneshot::Receiver<Result<Reply, StoreError>>)> {
+        let leader = match self.access(index) {
+            Access::Granted(leader) => leader,
+            Access::Down => return Access::Down,
+            Access::Frozen => return Access::Frozen,
+            Access::NoLeader => return Access::NoLeader,
+        };
+        let (send, receive) = oneshot::channel();
+        let member = &mut self.members[index];
+        member.requests += 1;
+        let request = member.requests;
+        member.waiting.insert(request, send);
+        let origin = (index, request);
+        if leader == index {
+            self.append(leader, Some(origin), command.clone(), now);
+        } else {
+            let hop = self.hop();
+            let command = command.clone();
+            self.schedule(now + hop, Event::Forwarded { leader, origin, command });
+        }
+        Access::Granted((request, receive))
+    }
+
+    /// Forgets a request whose client has stopped waiting.
+    pub(super) fn abandon(&mut self, index: usize, request: u64) {
+        self.members[index].waiting.remove(&request);
+    }
+
+    /// Begins a linearizable read: the leader notes how far it has come, then asks a quorum whether
+    /// it still leads.
+    pub(super) fn begin_read(&mut self, index: usize) -> Access<ReadTicket> {
+        let leader = match self.access(index) {
+            Access::Granted(leader) => leader,
+            Access::Down => return Access::Down,
+            Access::Frozen => return Access::Frozen,
+            Access::NoLeader => return Access::NoLeader,
+        };
+        let mut latency = self.hop() + self.hop();
+        if leader != index {
+            latency += self.hop() + self.hop();
+        }
+        let (term, applied) = (self.members[leader].term, self.members[leader].applied);
+        Access::Granted(ReadTicket { leader, term, index: applied, latency })
+    }
+
+    /// Whether the leader still led when the read's round was over, and whether it had committed
+    /// anything in its term by the time the read began.
+    pub(super) fn is_confirmed(&self, index: usize, ticket: &ReadTicket) -> bool {
+        let leader = &self.members[ticket.leader];
+        self.is_leading(ticket.leader)
+            && leader.term == ticket.term
+            && self.are_connected(index, ticket.leader)
+            && self.followers(ticket.leader).len() >= self.quorum()
+            && !leader.tail.iter().any(|entry| matches!(entry.command, Command::Elected))
+    }
+
+    /// Whether the member has applied what the read must see.
+    pub(super) fn has_applied(&self, index: usize, ticket: &ReadTicket) -> bool {
+        self.members[index].applied >= ticket.index
+    }
+
+    /// Renews a lease at the leader; answers its time to live.
+    pub(super) fn keep_alive(&mut self, lease: i64, now: Instant) -> Result<i64, StoreError> {
+        let Some(record) = self.mvcc.leases().get(&lease) else {
+            return Err(StoreError::NoLease(lease));
+        };
+        let ttl_s = record.ttl_s;
+        let Some(deadline) = self.lease_deadlines.get_mut(&lease) else {
+            return Err(StoreError::NoLease(lease));
+        };
+        *deadline = now + Duration::from_secs(ttl_s.unsigned_abs());
+        self.arm_leases(now);
+        Ok(ttl_s)
+    }
+
+    /// What a member says of itself.
+    pub(super) fn status(&self, index: usize) -> Access<MemberStatus> {
+        let member = &self.members[index];
+        if !member.is_up {
+            return Access::Down;
+        }
+        if member.is_frozen {
+            return Access::Frozen;
+        }
+        Access::Granted(MemberStatus {
+            member: number(index),
+            leader: member.leader.map_or(0, number),
+            term: member.term,
+            revision: member.revision,
+        })
+    }
+
+    /// The leader that can commit.
+    pub(super) fn leader(&self) -> Option<usize> {
+        self.leading_with_quorum()
+    }
+}
+
+/// A member's id: 0 means nobody.
+fn number(index: usize) -> u64 {
+    index as u64 + 1
+}

@@ -1,0 +1,112 @@
+//! `node-kill`: The node loses power: everything on it is gone at once; healing starts it again with its old disk and address.
+//!
+//! ```yaml
+//! fault: node-kill
+//! on: worker-1
+//! for: 90s
+//! ```
+//!
+//! Proven: the node is dead, an untouched node that reached it before gets no answer, and that node reaches another one.
+//! Healed: the node runs, was started anew, and answers three times in a row.
+
+use shakedown_core::fault::{Fault, FaultCx, FaultError, FaultKind, FaultSpec, Proof, SpecError};
+use shakedown_core::lever::{Lever, LeverKind, NodeState, Undo};
+
+use crate::evidence::proof;
+use crate::nodes::Victims;
+use crate::spec::{self, Fields};
+
+/// The fault in the registry.
+pub(crate) const KIND: FaultKind = FaultKind {
+    name: "node-kill",
+    summary: "a node loses power until healed",
+    fields: &[],
+    needs: &[LeverKind::KillNode],
+    sample: "fault: node-kill\non: worker-1\nfor: 90s\n",
+    build,
+};
+
+struct NodeKill {
+    victims: Victims,
+}
+
+fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
+    Fields::of(spec, KIND.fields)?;
+    Ok(Box::new(NodeKill { victims: Victims::new(spec::on(spec, "nodes")?) }))
+}
+
+#[async_trait::async_trait]
+impl Fault for NodeKill {
+    fn needs(&self) -> Vec<LeverKind> {
+        KIND.needs.to_vec()
+    }
+
+    fn targets(&self) -> Vec<String> {
+        self.victims.names().to_vec()
+    }
+
+    fn undos(&self) -> Vec<Undo> {
+        self.victims.names().iter().map(|node| Undo::StartNode { node: node.clone() }).collect()
+    }
+
+    async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
+        self.victims.baseline(cx).await
+    }
+
+    async fn inject(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
+        for node in self.victims.names() {
+            cx.target.pull(&Lever::KillNode { node: node.clone() }).await?;
+        }
+        Ok(())
+    }
+
+    async fn prove(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
+        Ok(proof(self.victims.prove(cx, NodeState::Dead).await?))
+    }
+
+    fn is_momentary(&self) -> bool {
+        false
+    }
+
+    async fn remove(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
+        for undo in self.undos() {
+            cx.target.undo(&undo).await?;
+        }
+        Ok(())
+    }
+
+    async fn prove_healed(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
+        Ok(proof(self.victims.prove_healed(cx, true).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::scripted::{World, life};
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_proven_and_healed() {
+        life("node-kill", &["worker-1"], World::working()).await.proven_and_healed();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_it_does_nothing_it_is_not_proven() {
+        life("node-kill", &["worker-1"], World::inert()).await.not_proven();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_the_whole_network_is_down_it_is_not_proven() {
+        life("node-kill", &["worker-1"], World::working().without_network()).await.not_proven();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_it_is_not_taken_back_it_is_not_healed() {
+        life("node-kill", &["worker-1"], World::working().stuck()).await.not_healed();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_witness_may_be_the_only_other_node() {
+        let world = World::working().of_nodes(&["worker-1", "worker-2"]);
+        life("node-kill", &["worker-1"], world).await.proven_and_healed();
+    }
+}

@@ -1,0 +1,375 @@
+//! Who a fault is done to: bound by role, not by name. Parsed while planning, resolved while running.
+//!
+//! A choice among several is seeded, and recorded by the runner as `Bound`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::lever::Component;
+use crate::read::did_you_mean;
+use crate::target::Role;
+use crate::world::World;
+
+/// A name, or a binding that stands for one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ref {
+    /// `$victim`
+    Binding(String),
+    /// `web-0`
+    Name(String),
+}
+
+impl fmt::Display for Ref {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ref::Binding(name) => write!(f, "${name}"),
+            Ref::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Ref {
+    /// `$x` is a binding, everything else a name.
+    pub fn parse(text: &str) -> Self {
+        match text.strip_prefix('$') {
+            Some(name) => Ref::Binding(name.to_string()),
+            None => Ref::Name(text.to_string()),
+        }
+    }
+}
+
+/// A role in the cluster, or a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Who {
+    /// `$victim`: whatever the name is bound to.
+    Binding(String),
+    /// `node worker-1`, `worker-1`.
+    Node(Ref),
+    /// `node of $bare`, `node of pod/web-0`.
+    NodeOf(Ref),
+    /// `any worker`, `any control plane`.
+    Any(Role),
+    /// `all workers`, `the control plane`.
+    All(Role),
+    /// `the other workers`: those that nothing else in the scenario speaks of.
+    Others(Role),
+    /// `leader of kube-scheduler`: the node of the leader.
+    Leader(Component),
+    /// `follower of etcd`: any but the leader.
+    Follower,
+    /// `the followers of etcd`: all but the leader.
+    Followers,
+    /// `the members of etcd`.
+    Members,
+    /// `a minority of etcd`: as many members as may fail.
+    Minority,
+    /// `a majority of etcd`.
+    Majority,
+    /// `the other members of etcd`: those that the step does not name otherwise.
+    OtherMembers,
+    /// `pod/web-0`
+    Pod(String),
+    /// `any pod of deployment/web`
+    AnyPodOf(String),
+    /// `all pods of deployment/web`
+    AllPodsOf(String),
+}
+
+/// Why a role means nothing, or nobody plays it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RoleError {
+    /// What is wrong.
+    pub message: String,
+    /// What would be right; may be empty.
+    pub hint: String,
+}
+
+/// The roles, as they are written.
+pub const ROLES: &[&str] = &[
+    "any worker",
+    "all workers",
+    "the other workers",
+    "any control plane",
+    "the control plane",
+    "node worker-1",
+    "node of $pod",
+    "node of pod/web-0",
+    "leader of etcd",
+    "leader of kube-scheduler",
+    "leader of kube-controller-manager",
+    "follower of etcd",
+    "the followers of etcd",
+    "the members of etcd",
+    "the other members of etcd",
+    "a minority of etcd",
+    "a majority of etcd",
+    "pod/web-0",
+    "any pod of deployment/web",
+    "all pods of deployment/web",
+];
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Binding(name) => write!(f, "${name}"),
+            Who::Node(node) => write!(f, "node {node}"),
+            Who::NodeOf(Ref::Binding(name)) => write!(f, "node of ${name}"),
+            Who::NodeOf(Ref::Name(name)) => write!(f, "node of pod/{name}"),
+            Who::Any(Role::Worker) => f.write_str("any worker"),
+            Who::Any(Role::ControlPlane) => f.write_str("any control plane"),
+            Who::All(Role::Worker) => f.write_str("all workers"),
+            Who::All(Role::ControlPlane) => f.write_str("the control plane"),
+            Who::Others(Role::Worker) => f.write_str("the other workers"),
+            Who::Others(Role::ControlPlane) => f.write_str("the other control planes"),
+            Who::Leader(component) => write!(f, "leader of {component}"),
+            Who::Follower => f.write_str("follower of etcd"),
+            Who::Followers => f.write_str("the followers of etcd"),
+            Who::Members => f.write_str("the members of etcd"),
+            Who::Minority => f.write_str("a minority of etcd"),
+            Who::Majority => f.write_str("a majority of etcd"),
+            Who::OtherMembers => f.write_str("the other members of etcd"),
+            Who::Pod(name) => write!(f, "pod/{name}"),
+            Who::AnyPodOf(name) => write!(f, "any pod of deployment/{name}"),
+            Who::AllPodsOf(name) => write!(f, "all pods of deployment/{name}"),
+        }
+    }
+}
+
+impl From<Who> for String {
+    fn from(who: Who) -> String {
+        who.to_string()
+    }
+}
+
+impl TryFrom<String> for Who {
+    type Error = RoleError;
+    fn try_from(text: String) -> Result<Self, RoleError> {
+        Who::parse(&text)
+    }
+}
+
+impl Who {
+    /// Reads a role as scenario files have it.
+    pub fn parse(text: &str) -> Result<Self, RoleError> {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if let Some(name) = text.strip_prefix('$') {
+            return Ok(Who::Binding(name.to_string()));
+        }
+        let bare = ["the ", "an ", "a ", "any "].iter().find_map(|article| text.strip_prefix(article));
+        let who = match bare.unwrap_or(&text) {
+            "worker" => Who::Any(Role::Worker),
+            "all workers" | "every worker" | "workers" => Who::All(Role::Worker),
+            "other workers" => Who::Others(Role::Worker),
+            "control plane" if text.starts_with("the ") => Who::All(Role::ControlPlane),
+            "control plane" => Who::Any(Role::ControlPlane),
+            "all control planes" | "control planes" => Who::All(Role::ControlPlane),
+            "other control planes" => Who::Others(Role::ControlPlane),
+            "leader of etcd" => Who::Leader(Component::Etcd),
+            "leader of kube-scheduler" => Who::Leader(Component::KubeScheduler),
+            "leader of kube-controller-manager" => Who::Leader(Component::KubeControllerManager),
+            "follower of etcd" => Who::Follower,
+            "followers of etcd" => Who::Followers,
+            "members of etcd" | "etcd" => Who::Members,
+            "minority of etcd" => Who::Minority,
+            "majority of etcd" => Who::Majority,
+            "other members of etcd" => Who::OtherMembers,
+            rest => return Self::parse_named(&text, rest),
+        };
+        Ok(who)
+    }
+
+    fn parse_named(text: &str, rest: &str) -> Result<Self, RoleError> {
+        let name = |prefix: &str| {
+            let name = rest.strip_prefix(prefix)?;
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+            (!name.is_empty() && name.chars().all(plain)).then(|| name.to_string())
+        };
+        if let Some(binding) = rest.strip_prefix("node of $") {
+            return Ok(Who::NodeOf(Ref::Binding(binding.to_string())));
+        }
+        if let Some(binding) = rest.strip_prefix("node $") {
+            return Ok(Who::Node(Ref::Binding(binding.to_string())));
+        }
+        let found = (name("node of pod/").map(|name| Who::NodeOf(Ref::Name(name))))
+            .or_else(|| name("node ").map(|name| Who::Node(Ref::Name(name))))
+            .or_else(|| name("all pods of deployment/").map(Who::AllPodsOf))
+            .or_else(|| name("pod of deployment/").map(Who::AnyPodOf))
+            .or_else(|| name("pod/").map(Who::Pod));
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let is_node = |prefix: &str| rest.strip_prefix(prefix).is_some_and(|n| n.parse::<u32>().is_ok());
+        if is_node("worker-") || is_node("cp-") {
+            return Ok(Who::Node(Ref::Name(rest.to_string())));
+        }
+        Err(RoleError {
+            message: format!("nobody has the role `{text}`"),
+            hint: did_you_mean(text, ROLES),
+        })
+    }
+
+    /// Whether it stands for pods rather than nodes; `None` if only the binding knows.
+    pub fn is_pods(&self) -> Option<bool> {
+        match self {
+            Who::Binding(_) => None,
+            Who::Pod(_) | Who::AnyPodOf(_) | Who::AllPodsOf(_) => Some(true),
+            _ => Some(false),
+        }
+    }
+
+    /// The binding that it uses, if any.
+    pub fn binding(&self) -> Option<&str> {
+        match self {
+            Who::Binding(name)
+            | Who::Node(Ref::Binding(name))
+            | Who::NodeOf(Ref::Binding(name)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether it can be resolved only after etcd's members were asked who leads.
+    pub fn asks_etcd(&self) -> bool {
+        matches!(self, Who::Leader(Component::Etcd) | Who::Follower | Who::Followers)
+    }
+
+    /// Who it is now: names of nodes, or `namespace/name` of pods. `taken` are those that the
+    /// step, or the scenario so far, already speaks of.
+    pub fn resolve(
+        &self,
+        world: &World,
+        taken: &BTreeSet<String>,
+        random: &mut dyn RngCore,
+    ) -> Result<Vec<String>, RoleError> {
+        let role = |role| world.cluster().map(|cluster| cluster.names(role)).unwrap_or_default();
+        let members = || role(Role::ControlPlane);
+        let free = |names: Vec<String>| -> Vec<String> {
+            names.into_iter().filter(|name| !taken.contains(name)).collect()
+        };
+        let found = match self {
+            Who::Binding(name) => bound(world, name)?,
+            Who::Node(Ref::Binding(name)) => bound(world, name)?,
+            Who::Node(Ref::Name(name)) => vec![known_node(world, name)?],
+            Who::NodeOf(Ref::Binding(name)) => {
+                let pods = bound(world, name)?;
+                pods.iter().map(|pod| node_of(world, pod)).collect::<Result<_, _>>()?
+            }
+            Who::NodeOf(Ref::Name(name)) => vec![node_of(world, name)?],
+            Who::Any(wanted) => one(prefer(role(*wanted), taken), random),
+            Who::All(wanted) => role(*wanted),
+            Who::Others(wanted) => free(role(*wanted)),
+            Who::Leader(Component::Etcd) => vec![etcd_leader(world)?],
+            Who::Leader(component) => world.leader(*component).into_iter().collect(),
+            Who::Follower | Who::Followers => {
+                let leader = etcd_leader(world)?;
+                let followers = members().into_iter().filter(|node| *node != leader).collect();
+                if *self == Who::Follower { one(followers, random) } else { followers }
+            }
+            Who::Members => members(),
+            Who::Minority => some(members(), |count| (count - 1) / 2, random),
+            Who::Majority => some(members(), |count| count / 2 + 1, random),
+            Who::OtherMembers => free(members()),
+            Who::Pod(name) => vec![format!("{}/{name}", world.namespace())],
+            Who::AnyPodOf(name) => one(pods_of(world, name), random),
+            Who::AllPodsOf(name) => pods_of(world, name),
+        };
+        if found.is_empty() {
+            return Err(nobody(format!("nobody is `{self}` now"), ""));
+        }
+        Ok(found)
+    }
+}
+
+fn nobody(message: impl Into<String>, hint: impl Into<String>) -> RoleError {
+    RoleError { message: message.into(), hint: hint.into() }
+}
+
+fn bound(world: &World, name: &str) -> Result<Vec<String>, RoleError> {
+    match world.bound(name) {
+        Some(to) => Ok(to.to_vec()),
+        None => Err(nobody(format!("`${name}` is not bound yet"), "bind it in `bind:` or by `as:`")),
+    }
+}
+
+fn known_node(world: &World, name: &str) -> Result<String, RoleError> {
+    let names: Vec<&str> = world
+        .cluster()
+        .map(|cluster| cluster.nodes.iter().map(|node| node.name.as_str()).collect())
+        .unwrap_or_default();
+    if names.contains(&name) {
+        return Ok(name.to_string());
+    }
+    Err(nobody(format!("no node `{name}` in this cluster"), did_you_mean(name, &names)))
+}
+
+/// The node that a pod, `name` or `namespace/name`, is bound to.
+fn node_of(world: &World, pod: &str) -> Result<String, RoleError> {
+    let (namespace, name) = pod.split_once('/').unwrap_or((world.namespace(), pod));
+    let node = world
+        .object("pods", namespace, name)
+        .and_then(|object| object.pointer("/spec/nodeName"))
+        .and_then(Value::as_str)
+        .filter(|node| !node.is_empty());
+    match node {
+        Some(node) => Ok(node.to_string()),
+        None => Err(nobody(format!("pod {namespace}/{name} is on no node"), "")),
+    }
+}
+
+fn etcd_leader(world: &World) -> Result<String, RoleError> {
+    match world.etcd_leader() {
+        Some(node) => Ok(node.to_string()),
+        None => Err(nobody("etcd has no leader now", "")),
+    }
+}
+
+/// The pods of a Deployment of the scenario that are not being deleted.
+fn pods_of(world: &World, deployment: &str) -> Vec<String> {
+    let owner = |object: &Value, kind: &str| {
+        let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
+        let owner = owners.iter().find(|owner| owner["kind"] == kind)?;
+        Some(owner["name"].as_str()?.to_string())
+    };
+    let namespace = world.namespace();
+    let is_of = |pod: &Value| {
+        let set = owner(pod, "ReplicaSet")?;
+        let set = world.object("replicasets.apps", namespace, &set)?;
+        Some(owner(set, "Deployment")? == deployment)
+    };
+    world
+        .objects("pods")
+        .filter(|((ns, _), pod)| {
+            ns == namespace
+                && pod.pointer("/metadata/deletionTimestamp").is_none()
+                && is_of(pod) == Some(true)
+        })
+        .map(|((ns, name), _)| format!("{ns}/{name}"))
+        .collect()
+}
+
+/// Those that are not taken, unless all are.
+fn prefer(names: Vec<String>, taken: &BTreeSet<String>) -> Vec<String> {
+    let free: Vec<String> = names.iter().filter(|name| !taken.contains(*name)).cloned().collect();
+    if free.is_empty() { names } else { free }
+}
+
+fn one(names: Vec<String>, random: &mut dyn RngCore) -> Vec<String> {
+    some(names, |_| 1, random)
+}
+
+/// So many of them, in their own order.
+fn some(names: Vec<String>, count: impl Fn(usize) -> usize, random: &mut dyn RngCore) -> Vec<String> {
+    let mut left: Vec<usize> = (0..names.len()).collect();
+    let wanted = if names.is_empty() { 0 } else { count(names.len()).min(names.len()) };
+    let mut chosen = BTreeSet::new();
+    for _ in 0..wanted {
+        let index = (random.next_u64() % left.len() as u64) as usize;
+        chosen.insert(left.swap_remove(index));
+    }
+    chosen.into_iter().map(|index| names[index].clone()).collect()
+}

@@ -1,0 +1,290 @@
+//! The world as it was seen up to an event: built by the runner while it happens and by the judge
+//! from the timeline, by the same code, so that both see the same.
+//!
+//! [`World::apply`] is the only way in. A scenario begins with an empty world.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::lever::{Component, ContainerFact};
+use crate::target::{ClusterFact, Role};
+use crate::timeline::{Change, Event, FaultPhase, Outcome, What};
+
+/// The name that the scenario's namespace is bound to.
+pub const NAMESPACE: &str = "namespace";
+/// The verbs that write.
+const WRITES: &[&str] = &["create", "update", "delete", "patch"];
+
+/// Namespace (empty for a cluster-scoped object) and name.
+pub type Key = (String, String);
+
+/// A moment of the scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// When it was noted, in microseconds since the run began.
+    pub at_us: u64,
+    /// How much earlier it may have been.
+    pub error_us: u64,
+}
+
+/// What an etcd member last said of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EtcdView {
+    /// Its id.
+    pub member: u64,
+    /// Whom it takes for the leader; 0 for nobody.
+    pub leader: u64,
+    /// Its raft term.
+    pub term: u64,
+    /// Its applied revision.
+    pub revision: i64,
+}
+
+/// How the workload's writes fare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Writes {
+    /// Acknowledged so far.
+    pub acknowledged: u64,
+    /// Refused, or without an answer, so far.
+    pub failed: u64,
+    /// Whether the last write that was both sent after the last fault and answered was acknowledged.
+    pub succeeding: bool,
+}
+
+/// Everything that is known at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    objects: BTreeMap<String, BTreeMap<Key, Value>>,
+    versions: BTreeMap<String, u64>,
+    facts_version: u64,
+    cluster: Option<ClusterFact>,
+    bound: BTreeMap<String, Vec<String>>,
+    moments: BTreeMap<String, Moment>,
+    etcd: BTreeMap<String, EtcdView>,
+    containers: BTreeMap<(String, String), ContainerFact>,
+    writes: Writes,
+    fault_at_us: u64,
+    now_us: u64,
+}
+
+/// What a world looks like to a condition: equal marks mean that nothing it can see has changed.
+pub type Mark = (u64, Vec<u64>);
+
+impl World {
+    /// A world in which nothing has been seen.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in what was seen.
+    pub fn apply(&mut self, event: &Event) {
+        self.now_us = event.at_us;
+        match &event.what {
+            What::Cluster { cluster } => {
+                self.cluster = Some(cluster.clone());
+                self.facts_version += 1;
+            }
+            What::ScenarioBegan { .. } => self.begin(),
+            What::Bound { name, to } => {
+                self.bound.insert(name.clone(), to.clone());
+                self.facts_version += 1;
+            }
+            What::Moment { name } => {
+                let moment = Moment { at_us: event.at_us, error_us: event.error_us };
+                self.moments.insert(name.clone(), moment);
+            }
+            What::Object { change, kind, object, .. } => self.object_changed(*change, kind, object),
+            What::Fault { phase: FaultPhase::Applied, .. } => {
+                self.fault_at_us = event.at_us;
+                self.writes.succeeding = false;
+                self.facts_version += 1;
+            }
+            What::Operation(operation) if WRITES.contains(&operation.verb.as_str()) => {
+                self.written(operation.call_us, &operation.outcome);
+            }
+            What::EtcdMember { node, member, leader, term, revision } => {
+                let view =
+                    EtcdView { member: *member, leader: *leader, term: *term, revision: *revision };
+                if self.etcd.insert(node.clone(), view) != Some(view) {
+                    self.facts_version += 1;
+                }
+            }
+            What::Container { node, running, container } => {
+                let key = (node.clone(), container.id.clone());
+                if *running {
+                    self.containers.insert(key, container.clone());
+                } else {
+                    self.containers.remove(&key);
+                }
+                self.facts_version += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// A scenario's world is its own; the cluster, its etcd members and what runs on it remain.
+    fn begin(&mut self) {
+        let facts_version = self.facts_version + 1;
+        let versions = self.versions.iter().map(|(kind, version)| (kind.clone(), version + 1));
+        *self = Self {
+            versions: versions.collect(),
+            facts_version,
+            cluster: self.cluster.take(),
+            etcd: std::mem::take(&mut self.etcd),
+            containers: std::mem::take(&mut self.containers),
+            now_us: self.now_us,
+            ..Self::default()
+        };
+    }
+
+    fn object_changed(&mut self, change: Change, kind: &str, object: &Value) {
+        let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let key = (text("/metadata/namespace").to_string(), text("/metadata/name").to_string());
+        let objects = self.objects.entry(kind.to_string()).or_default();
+        match change {
+            Change::Added | Change::Modified => objects.insert(key, object.clone()),
+            Change::Deleted => objects.remove(&key),
+        };
+        *self.versions.entry(kind.to_string()).or_default() += 1;
+        // Leaders are read from Leases, so a change of one is a change of the cluster's facts.
+        if kind == "leases.coordination.k8s.io" && text("/metadata/namespace") == "kube-system" {
+            self.facts_version += 1;
+        }
+    }
+
+    fn written(&mut self, call_us: u64, outcome: &Outcome) {
+        let acknowledged = match outcome {
+            Outcome::Ok { .. } => true,
+            // A refusal for the object's sake shows that writes are decided, so it says nothing here.
+            Outcome::Refused { code: 404 | 409 | 412, .. } => return,
+            Outcome::Refused { .. } | Outcome::Unknown { .. } => false,
+        };
+        if acknowledged {
+            self.writes.acknowledged += 1;
+        } else {
+            self.writes.failed += 1;
+        }
+        if call_us >= self.fault_at_us {
+            self.writes.succeeding = acknowledged;
+        }
+        self.facts_version += 1;
+    }
+
+    /// The time of the last event, in microseconds since the run began.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// The scenario's namespace; empty outside of any.
+    pub fn namespace(&self) -> &str {
+        self.bound.get(NAMESPACE).and_then(|to| to.first()).map_or("", String::as_str)
+    }
+
+    /// One object, by plural and group, namespace (empty for a cluster-scoped one) and name.
+    pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
+        self.objects.get(kind)?.get(&(namespace.to_string(), name.to_string()))
+    }
+
+    /// Every object of a kind, by plural and group, in order of namespace and name.
+    pub fn objects(&self, kind: &str) -> impl Iterator<Item = (&Key, &Value)> {
+        self.objects.get(kind).into_iter().flatten()
+    }
+
+    /// The kinds of which something was seen.
+    pub fn kinds(&self) -> impl Iterator<Item = &str> {
+        self.objects.keys().map(String::as_str)
+    }
+
+    /// What a name is bound to.
+    pub fn bound(&self, name: &str) -> Option<&[String]> {
+        self.bound.get(name).map(Vec::as_slice)
+    }
+
+    /// Every bound name.
+    pub fn bindings(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.bound
+    }
+
+    /// A moment that has come.
+    pub fn moment(&self, name: &str) -> Option<Moment> {
+        self.moments.get(name).copied()
+    }
+
+    /// The cluster, once it is known.
+    pub fn cluster(&self) -> Option<&ClusterFact> {
+        self.cluster.as_ref()
+    }
+
+    /// What each etcd member last said, by node.
+    pub fn etcd(&self) -> &BTreeMap<String, EtcdView> {
+        &self.etcd
+    }
+
+    /// The node of the member that the newest term's members take for their leader.
+    pub fn etcd_leader(&self) -> Option<&str> {
+        let newest = self.etcd.values().filter(|view| view.leader != 0).max_by_key(|view| view.term)?;
+        let (node, _) = self.etcd.iter().find(|(_, view)| view.member == newest.leader)?;
+        Some(node)
+    }
+
+    /// The node of a component's leader, as the holder of its Lease.
+    pub fn leader(&self, component: Component) -> Option<String> {
+        let lease =
+            self.object("leases.coordination.k8s.io", "kube-system", component.name())?;
+        let holder = lease.pointer("/spec/holderIdentity")?.as_str()?;
+        // Identities are `<node>` or `<node>_<anything>`, as client-go makes them.
+        let node = holder.split('_').next().unwrap_or(holder);
+        let known = self.cluster()?.nodes.iter().any(|fact| fact.name == node);
+        known.then(|| node.to_string())
+    }
+
+    /// How the workload's writes fare.
+    pub fn writes(&self) -> Writes {
+        self.writes
+    }
+
+    /// The containers that run, by node and id.
+    pub fn containers(&self) -> impl Iterator<Item = (&str, &ContainerFact)> {
+        self.containers.iter().map(|((node, _), container)| (node.as_str(), container))
+    }
+
+    /// The facts that CEL expressions see as `cluster`.
+    pub fn facts(&self) -> Value {
+        let names = |role| self.cluster.as_ref().map(|cluster| cluster.names(role)).unwrap_or_default();
+        let members: BTreeMap<&String, Value> = self
+            .etcd
+            .iter()
+            .map(|(node, view)| {
+                (node, json!({"leads": view.member == view.leader, "term": view.term, "revision": view.revision}))
+            })
+            .collect();
+        let leader = |component| self.leader(component).unwrap_or_default();
+        json!({
+            "workers": names(Role::Worker),
+            "controlPlanes": names(Role::ControlPlane),
+            "writes": {
+                "succeeding": self.writes.succeeding,
+                "acknowledged": self.writes.acknowledged,
+                "failed": self.writes.failed,
+            },
+            "etcd": {"leader": self.etcd_leader().unwrap_or_default(), "members": members},
+            "leaders": {
+                "scheduler": leader(Component::KubeScheduler),
+                "controllerManager": leader(Component::KubeControllerManager),
+            },
+            "containers": self.containers().map(|(node, container)| json!({
+                "node": node, "namespace": container.namespace, "pod": container.pod,
+                "podUid": container.pod_uid, "container": container.container,
+            })).collect::<Vec<_>>(),
+        })
+    }
+
+    /// A mark of what these kinds, and the cluster's facts if asked for, look like now.
+    pub fn mark(&self, kinds: &[String], with_facts: bool) -> Mark {
+        let version = |kind: &String| self.versions.get(kind).copied().unwrap_or(0);
+        // Bindings are few and set before they are used, yet they are part of every condition.
+        let facts = if with_facts { self.facts_version } else { self.bound.len() as u64 };
+        (facts, kinds.iter().map(version).collect())
+    }
+}
