@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shakedown_core::fault::{FaultCx, FaultError};
+use shakedown_core::fault::FaultError;
 use shakedown_core::target::Endpoint;
 
 /// How long one API server may take to answer.
@@ -26,18 +26,18 @@ pub(crate) enum Written {
 
 /// The object at this path, or `None` if there is none; with the node whose API server answered.
 pub(crate) async fn get(
-    cx: &FaultCx<'_>,
+    endpoints: &[Endpoint],
     path: &str,
 ) -> Result<(String, Option<Value>), FaultError> {
-    read(cx.endpoints.iter(), path).await
+    read(endpoints.iter(), path).await
 }
 
 /// As [`get`], but asks the last API server first: not the one that [`patch`] and [`delete`] prefer.
 pub(crate) async fn get_elsewhere(
-    cx: &FaultCx<'_>,
+    endpoints: &[Endpoint],
     path: &str,
 ) -> Result<(String, Option<Value>), FaultError> {
-    read(cx.endpoints.iter().rev(), path).await
+    read(endpoints.iter().rev(), path).await
 }
 
 async fn read<'a>(
@@ -53,8 +53,8 @@ async fn read<'a>(
 }
 
 /// The items of a list.
-pub(crate) async fn list(cx: &FaultCx<'_>, path: &str) -> Result<Vec<Value>, FaultError> {
-    let (_, found) = get(cx, path).await?;
+pub(crate) async fn list(endpoints: &[Endpoint], path: &str) -> Result<Vec<Value>, FaultError> {
+    let (_, found) = get(endpoints, path).await?;
     Ok(match found.map(|mut list| list["items"].take()) {
         Some(Value::Array(items)) => items,
         _ => Vec::new(),
@@ -63,39 +63,39 @@ pub(crate) async fn list(cx: &FaultCx<'_>, path: &str) -> Result<Vec<Value>, Fau
 
 /// A merge patch (RFC 7386).
 pub(crate) async fn patch(
-    cx: &FaultCx<'_>,
+    endpoints: &[Endpoint],
     path: &str,
     body: &Value,
 ) -> Result<Written, FaultError> {
     let call = Call { method: "PATCH", path, media: "application/merge-patch+json", body };
-    write(cx, format!("failed to patch {path}"), &call).await
+    write(endpoints, format!("failed to patch {path}"), &call).await
 }
 
 /// A deletion with these DeleteOptions.
 pub(crate) async fn delete(
-    cx: &FaultCx<'_>,
+    endpoints: &[Endpoint],
     path: &str,
     options: &Value,
 ) -> Result<Written, FaultError> {
     let call = Call { method: "DELETE", path, media: "application/json", body: options };
-    write(cx, format!("failed to delete {path}"), &call).await
+    write(endpoints, format!("failed to delete {path}"), &call).await
 }
 
 /// Reads the object, lets `change` make a merge patch of it, and writes that if nobody changed the
 /// object in between; else begins anew. `change` answers `None` if there is nothing to do. Answers
 /// the object as it is then, or `None` if there is none.
 pub(crate) async fn change(
-    cx: &FaultCx<'_>,
+    endpoints: &[Endpoint],
     path: &str,
     change: impl Fn(&Value) -> Option<Value>,
 ) -> Result<Option<Value>, FaultError> {
     let mut why = String::new();
     for _ in 0..CONFLICTS_MAX {
-        let Some(object) = get(cx, path).await?.1 else { return Ok(None) };
+        let Some(object) = get(endpoints, path).await?.1 else { return Ok(None) };
         let Some(mut body) = change(&object) else { return Ok(Some(object)) };
         // With the resourceVersion in it, the patch is refused if the object was changed meanwhile.
         body["metadata"] = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-        match patch(cx, path, &body).await? {
+        match patch(endpoints, path, &body).await? {
             Written::Done(object) => return Ok(Some(object)),
             Written::Absent => return Ok(None),
             Written::Conflict(message) => why = message,
@@ -125,8 +125,8 @@ struct Call<'a> {
     body: &'a Value,
 }
 
-async fn write(cx: &FaultCx<'_>, doing: String, call: &Call<'_>) -> Result<Written, FaultError> {
-    match send(cx.endpoints.iter(), &doing, call).await? {
+async fn write(endpoints: &[Endpoint], doing: String, call: &Call<'_>) -> Result<Written, FaultError> {
+    match send(endpoints.iter(), &doing, call).await? {
         (_, Ok(object)) => Ok(Written::Done(object)),
         (_, Err(status)) if status.code == 404 => Ok(Written::Absent),
         (_, Err(status)) if status.code == 409 => Ok(Written::Conflict(status.message)),

@@ -58,3 +58,101 @@ pub fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
     };
     (kind.build)(spec)
 }
+
+#[cfg(test)]
+mod tests {
+    use shakedown_core::yaml;
+
+    use super::*;
+
+    const GENERAL: &[&str] = &["fault", "on", "between", "from", "to", "for", "until", "as"];
+
+    /// The step of a sample, with every role replaced by a name of its own.
+    fn step(kind: &FaultKind) -> FaultSpec {
+        let documents = yaml::parse(kind.name, kind.sample).expect("the sample is YAML");
+        let fields = documents[0].value.as_object().expect("a step is a mapping").clone();
+        assert_eq!(fields["fault"], kind.name);
+        let mut spec = scripted::spec(kind.name, &[]);
+        for (field, value) in fields {
+            match field.as_str() {
+                "on" => spec.on.push(value.as_str().expect("one role").to_owned()),
+                "between" => {
+                    let sides = value.as_array().expect("two sides");
+                    spec.sides = sides.iter().map(|side| vec![side.to_string()]).collect();
+                }
+                other if GENERAL.contains(&other) => {}
+                _ => {
+                    assert!(kind.fields.contains(&field.as_str()), "{}: {field}", kind.name);
+                    spec.fields.insert(field, value);
+                }
+            }
+        }
+        spec
+    }
+
+    #[test]
+    fn every_sample_builds_what_the_registry_says() {
+        for kind in ALL {
+            let fault = build(&step(kind)).unwrap_or_else(|error| panic!("{}: {error}", kind.name));
+            assert_eq!(fault.needs(), kind.needs, "{}", kind.name);
+            assert!(!fault.targets().is_empty(), "{}", kind.name);
+            assert!(kind.fields.is_sorted(), "{}", kind.name);
+            assert_eq!(fault.undos().is_empty(), fault.is_momentary(), "{}", kind.name);
+        }
+    }
+
+    #[test]
+    fn the_registry_is_sorted_and_holds_every_file() {
+        assert!(ALL.windows(2).all(|pair| pair[0].name < pair[1].name));
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .expect("the folder of this file")
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| {
+                let text = std::fs::read_to_string(path).expect("a source file");
+                text.contains("const KIND: FaultKind")
+            })
+            .map(|path| path.file_stem().expect("a name").to_string_lossy().replace('_', "-"))
+            .filter(|name| name != "lib")
+            .collect();
+        files.sort();
+        let names: Vec<_> = ALL.iter().map(|kind| kind.name).collect();
+        assert_eq!(files, names);
+    }
+
+    #[test]
+    fn the_sample_stands_in_the_manual_page() {
+        for kind in ALL {
+            let file = kind.name.replace('-', "_");
+            let path = format!("{}/src/{file}.rs", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).expect("a source file");
+            let page: Vec<_> =
+                text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+            assert!(page.join("\n").contains(kind.sample.trim()), "{}", kind.name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_fault_or_field_is_an_error_with_a_hint() {
+        let error = build(&scripted::spec("node-kil", &["a"])).err().expect("unknown");
+        assert_eq!(error.hint, "did you mean `node-kill`?");
+        for kind in ALL {
+            let mut spec = step(kind);
+            spec.fields.insert("colour".to_owned(), "red".into());
+            let error = build(&spec).err().unwrap_or_else(|| panic!("{} takes all", kind.name));
+            assert_eq!(error.field, "colour");
+            assert!(!error.hint.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_step_without_targets_is_an_error() {
+        for kind in ALL {
+            let mut spec = step(kind);
+            spec.on.clear();
+            spec.sides.clear();
+            let error = build(&spec).err().unwrap_or_else(|| panic!("{} hits nothing", kind.name));
+            assert!(["on", "between"].contains(&error.field.as_str()), "{error:?}");
+        }
+    }
+}

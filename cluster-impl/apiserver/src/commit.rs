@@ -93,7 +93,7 @@ pub(crate) async fn change(
         }
         let is_created = old.is_none();
         let expected = current.as_ref().map_or(0, |kv| kv.mod_revision);
-        if request.dry_run {
+        if request.is_dry_run() {
             let stored = Stored { value: encode(&new), revision: expected };
             return Ok(Written { stored, is_created, is_removed });
         }

@@ -1,5 +1,6 @@
 //! One request for objects, taken apart, and what is known of it for the audit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -58,7 +59,7 @@ pub(crate) struct Request {
     pub(crate) body: Bytes,
     pub(crate) fence: Option<Fence>,
     /// Decide everything, write nothing.
-    pub(crate) dry_run: bool,
+    pub(crate) dry_run: AtomicBool,
     pub(crate) trace: Mutex<Trace>,
 }
 
@@ -72,6 +73,11 @@ pub(crate) struct Trace {
 }
 
 impl Request {
+    /// Whether nothing may be written.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run.load(Ordering::Relaxed)
+    }
+
     /// Notes which object is written.
     pub(crate) fn trace_key(&self, key: &ObjectKey) {
         self.trace().key = Some(key.clone());

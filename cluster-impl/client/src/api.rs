@@ -183,7 +183,17 @@ impl ApiClient {
 
     /// Replaces an object's status.
     pub async fn update_status(&self, kind: &Kind, object: &Object) -> Result<Object, ApiError> {
-        let path = format!("{}/status", kind.path(object.namespace(), object.name()));
+        self.update_subresource(kind, object, "status").await
+    }
+
+    /// Replaces an object through a subresource such as `status` or a namespace's `finalize`.
+    pub async fn update_subresource(
+        &self,
+        kind: &Kind,
+        object: &Object,
+        subresource: &str,
+    ) -> Result<Object, ApiError> {
+        let path = format!("{}/{subresource}", kind.path(object.namespace(), object.name()));
         self.send(Method::PUT, &path, "application/json", Some(&object.0)).await.map(Object)
     }
 

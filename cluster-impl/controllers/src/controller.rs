@@ -64,7 +64,7 @@ impl Note {
 }
 
 /// What must hold at the API server, not only in the view, when a write is done.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Guard {
     /// Kind of the object that is looked up.
     pub kind: &'static Kind,
@@ -77,7 +77,7 @@ pub struct Guard {
 }
 
 /// A write, as data. Objects carry the resourceVersion that they were read at: a stale one is refused.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Write {
     /// Stores a new object. Several in a row are tried in batches of 1, 2, 4, ...: when one fails the
     /// rest is left.
@@ -147,7 +147,7 @@ pub enum Write {
 }
 
 /// What a controller wants done about a key.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Decision {
     /// In this order; a failure leaves the rest and asks again later.
     pub writes: Vec<Write>,

@@ -6,6 +6,7 @@
 pub mod conditions;
 pub mod duration;
 pub mod kinds;
+pub mod defaulting;
 mod object;
 pub mod patch;
 pub mod pod;

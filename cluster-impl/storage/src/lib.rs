@@ -2,7 +2,9 @@
 //!
 //! Both bodies pass the one suite in `conformance.rs`. Only the API server may use this crate.
 
-use std::fmt::Debug;
+pub mod conformance;
+pub mod etcd;
+pub mod memory;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;

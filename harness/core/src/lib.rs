@@ -5,9 +5,11 @@
 
 pub mod agent;
 pub mod condition;
+mod expression;
 pub mod fault;
 pub mod kinds;
 pub mod lever;
+mod manifests;
 pub mod partial;
 pub mod plan;
 pub mod planner;

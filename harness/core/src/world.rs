@@ -58,6 +58,7 @@ pub struct World {
     objects: BTreeMap<String, BTreeMap<Key, Value>>,
     versions: BTreeMap<String, u64>,
     facts_version: u64,
+    bindings_version: u64,
     cluster: Option<ClusterFact>,
     bound: BTreeMap<String, Vec<String>>,
     moments: BTreeMap<String, Moment>,
@@ -69,7 +70,7 @@ pub struct World {
 }
 
 /// What a world looks like to a condition: equal marks mean that nothing it can see has changed.
-pub type Mark = (u64, Vec<u64>);
+pub type Mark = Vec<u64>;
 
 impl World {
     /// A world in which nothing has been seen.
@@ -88,7 +89,7 @@ impl World {
             What::ScenarioBegan { .. } => self.begin(),
             What::Bound { name, to } => {
                 self.bound.insert(name.clone(), to.clone());
-                self.facts_version += 1;
+                self.bindings_version += 1;
             }
             What::Moment { name } => {
                 let moment = Moment { at_us: event.at_us, error_us: event.error_us };
@@ -130,6 +131,7 @@ impl World {
         *self = Self {
             versions: versions.collect(),
             facts_version,
+            bindings_version: self.bindings_version + 1,
             cluster: self.cluster.take(),
             etcd: std::mem::take(&mut self.etcd),
             containers: std::mem::take(&mut self.containers),
@@ -154,6 +156,7 @@ impl World {
     }
 
     fn written(&mut self, call_us: u64, outcome: &Outcome) {
+        let before = self.writes.succeeding;
         let acknowledged = match outcome {
             Outcome::Ok { .. } => true,
             // A refusal for the object's sake shows that writes are decided, so it says nothing here.
@@ -168,7 +171,9 @@ impl World {
         if call_us >= self.fault_at_us {
             self.writes.succeeding = acknowledged;
         }
-        self.facts_version += 1;
+        if before != self.writes.succeeding {
+            self.facts_version += 1;
+        }
     }
 
     /// The time of the last event, in microseconds since the run began.
@@ -280,11 +285,18 @@ impl World {
         })
     }
 
-    /// A mark of what these kinds, and the cluster's facts if asked for, look like now.
-    pub fn mark(&self, kinds: &[String], with_facts: bool) -> Mark {
+    /// A mark of what these kinds, and if asked for the cluster's facts and the counts of writes,
+    /// look like now.
+    pub fn mark(&self, kinds: &[String], with_facts: bool, with_counts: bool) -> Mark {
         let version = |kind: &String| self.versions.get(kind).copied().unwrap_or(0);
-        // Bindings are few and set before they are used, yet they are part of every condition.
-        let facts = if with_facts { self.facts_version } else { self.bound.len() as u64 };
-        (facts, kinds.iter().map(version).collect())
+        let mut mark: Mark = kinds.iter().map(version).collect();
+        mark.push(self.bindings_version);
+        if with_facts {
+            mark.push(self.facts_version);
+        }
+        if with_counts {
+            mark.push(self.writes.acknowledged + self.writes.failed);
+        }
+        mark
     }
 }

@@ -55,6 +55,8 @@ struct Container {
     pod: PodId,
     command_line: Vec<String>,
     script: Option<Script>,
+    /// Whether it was asked to end.
+    terminated: bool,
     /// What will end it by itself; dropped with it.
     life: Option<Task<()>>,
 }
@@ -439,7 +441,7 @@ impl ContainerRuntime for StagedRuntime {
         };
         let script = Script::of(&command_line);
         let pod = sandbox.pod.clone();
-        let container = Container { status, pod, command_line, script, life: None };
+        let container = Container { status, pod, command_line, script, terminated: false, life: None };
         let mut inner = self.lock();
         if !inner.sandboxes.get(&sandbox.id).is_some_and(|sandbox| sandbox.ready) {
             return Err(not_found("running sandbox", &sandbox.id));
@@ -488,14 +490,13 @@ impl ContainerRuntime for StagedRuntime {
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         self.answer("stop-container", 1..5).await?;
         let mut seen = self.version.subscribe();
-        let (script, running) = match self.lock().containers.get(id) {
-            Some(c) => (c.script, c.status.state == ContainerState::Running),
-            None => return Ok(()),
+        let (script, again) = match self.lock().containers.get_mut(id) {
+            Some(c) if c.status.state == ContainerState::Running => {
+                (c.script, std::mem::replace(&mut c.terminated, true))
+            }
+            _ => return Ok(()),
         };
-        if !running {
-            return Ok(());
-        }
-        if let Some(Script { on_term: OnTerm::Exits(code, after), .. }) = script {
+        if !again && let Some(Script { on_term: OnTerm::Exits(code, after), .. }) = script {
             self.end_later(id, code, after);
         }
         let ended = async {

@@ -1,0 +1,155 @@
+//! Request bodies: JSON or YAML, within bounds, of the kind that the path names.
+
+use machinery::{Kind, Object, Status};
+use serde_json::Value;
+
+use crate::accept::media_type;
+use crate::config::Config;
+use crate::request::Request;
+use crate::status;
+
+const ACCEPTED: &str = "application/json, application/yaml";
+
+/// Reads the body as an object of the request's kind; fills in `apiVersion` and `kind` if absent.
+pub(crate) fn object(config: &Config, request: &Request) -> Result<Object, Status> {
+    let api_version = request.kind.api_version();
+    let object = object_of(config, request, &api_version, request.kind.kind)?;
+    check_shape(request.kind, &object)?;
+    Ok(object)
+}
+
+/// Reads the body as an object of this version and kind, such as a Binding.
+pub(crate) fn object_of(
+    config: &Config,
+    request: &Request,
+    api_version: &str,
+    kind: &str,
+) -> Result<Object, Status> {
+    let mut object = Object(value(config, &request.content_type, &request.body)?);
+    if !object.0.is_object() {
+        let found = if object.0.is_null() { "nothing" } else { "no object" };
+        return Err(Status::bad_request(format!("the body must be a {kind}, but holds {found}")));
+    }
+    if object.kind().is_empty() {
+        object.set("/kind", kind);
+    }
+    if object.api_version().is_empty() {
+        object.set("/apiVersion", api_version);
+    }
+    if object.kind() != kind {
+        return Err(Status::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {kind}: unknown conversion",
+            object.kind(),
+            object.api_version(),
+        )));
+    }
+    if object.api_version() != api_version {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version \
+             ({api_version})",
+            object.api_version(),
+        )));
+    }
+    Ok(object)
+}
+
+/// Reads a body as JSON or YAML; an empty one is null.
+pub(crate) fn value(config: &Config, content_type: &str, body: &[u8]) -> Result<Value, Status> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Value::Null);
+    }
+    let value: Value = match media_type(content_type) {
+        "" | "application/json" => serde_json::from_slice(body).map_err(unreadable)?,
+        // As YAML is a superset of JSON, upstream's readers of YAML try JSON first.
+        "application/yaml" => match serde_json::from_slice(body) {
+            Ok(value) => value,
+            Err(_) => serde_yaml::from_slice(body).map_err(unreadable)?,
+        },
+        _ => return Err(status::unsupported_media_type(ACCEPTED)),
+    };
+    check_nesting(config, &value)?;
+    Ok(value)
+}
+
+/// Refuses a value that nests deeper than the server allows.
+pub(crate) fn check_nesting(config: &Config, value: &Value) -> Result<(), Status> {
+    if is_deeper(value, config.nesting_max) {
+        return Err(Status::bad_request(format!(
+            "the body nests deeper than {} levels",
+            config.nesting_max
+        )));
+    }
+    Ok(())
+}
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => {
+            levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1))
+        }
+        Value::Object(members) => {
+            levels == 0 || members.values().any(|member| is_deeper(member, levels - 1))
+        }
+        _ => false,
+    }
+}
+
+/// The parts that this server relies on must have their shapes, whatever the kind.
+pub(crate) fn check_shape(kind: &Kind, object: &Object) -> Result<(), Status> {
+    let wrong = |field: &str, wanted: &str| {
+        Err(Status::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {}: {field} must be {wanted}",
+            kind.kind, kind.version, kind.kind,
+        )))
+    };
+    for field in ["", "/metadata", "/metadata/labels", "/metadata/annotations", "/spec", "/status"] {
+        let value = object.get(field).unwrap_or(&Value::Null);
+        if !value.is_null() && !value.is_object() {
+            return wrong(&field.replace('/', "."), "an object");
+        }
+        let is_text_map = field.starts_with("/metadata/");
+        if is_text_map && value.as_object().is_some_and(|map| !map.values().all(Value::is_string)) {
+            return wrong(&field.replace('/', "."), "a map of texts");
+        }
+    }
+    for field in ["name", "generateName", "namespace", "uid", "resourceVersion"] {
+        let value = object.get(&format!("/metadata/{field}")).unwrap_or(&Value::Null);
+        if !value.is_null() && !value.is_string() {
+            return wrong(&format!("metadata.{field}"), "a text");
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Status {
+    Status::bad_request(format!("the object provided is unrecognized: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(content_type: &str, body: &str) -> Result<Value, u16> {
+        value(&Config::default(), content_type, body.as_bytes()).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn bodies_are_read_or_refused() {
+        let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
+        let deeper = format!("{}{}", "[".repeat(4000), "]".repeat(4000));
+        for (content_type, body, expected) in [
+            ("", r#"{"a":1}"#, Ok(serde_json::json!({"a": 1}))),
+            ("application/json; charset=utf-8", "[]", Ok(serde_json::json!([]))),
+            ("application/yaml", "a: 1", Ok(serde_json::json!({"a": 1}))),
+            ("application/yaml", r#"{"a":1}"#, Ok(serde_json::json!({"a": 1}))),
+            ("application/json", " ", Ok(Value::Null)),
+            ("application/json", "a: 1", Err(400)),
+            ("text/plain", "a", Err(415)),
+            ("application/json", deep.as_str(), Err(400)),
+            ("application/json", deeper.as_str(), Err(400)),
+            ("application/yaml", deeper.as_str(), Err(400)),
+        ] {
+            assert_eq!(code(content_type, body), expected, "{content_type}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What can be done with objects: one file per verb.
+
+pub(crate) mod continue_token;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod delete_collection;
+pub(crate) mod get;
+pub(crate) mod list;
+pub(crate) mod patch;
+pub(crate) mod update;
+pub(crate) mod watch;
+
+use std::sync::Arc;
+
+use machinery::Status;
+
+use crate::answer::Answer;
+use crate::request::{Request, Verb};
+use crate::server::ApiServer;
+use crate::{status, subresources};
+
+/// Does what a request asks for.
+pub(crate) async fn dispatch(
+    server: &Arc<ApiServer>,
+    request: &Request,
+) -> Result<Answer, Status> {
+    if request.body.len() > server.config.body_bytes_max {
+        return Err(status::body_too_large(server.config.body_bytes_max));
+    }
+    match request.subresource.as_str() {
+        "" => {}
+        // The status is part of the object; it differs only in what a write may touch.
+        "status" if request.kind.has_status => {}
+        _ => return subresources::dispatch(server, request).await,
+    }
+    match request.verb {
+        Verb::Get => get::get(server, request).await,
+        Verb::List => list::list(server, request).await,
+        Verb::Watch => watch::watch(server, request).await,
+        Verb::Create if request.subresource.is_empty() => create::create(server, request).await,
+        Verb::Update => update::update(server, request).await,
+        Verb::Patch => patch::patch(server, request).await,
+        Verb::Delete if request.subresource.is_empty() => delete::delete(server, request).await,
+        Verb::DeleteCollection => delete_collection::delete_collection(server, request).await,
+        Verb::Create | Verb::Delete => Err(status::method_not_allowed()),
+    }
+}

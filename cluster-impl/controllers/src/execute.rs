@@ -1,0 +1,247 @@
+//! The one place where decisions become requests.
+//!
+//! Writes go in order and stop at the first failure; creations in a row go in growing batches and
+//! deletions in a row at once. Answers what the view will show, what to record, and what failed.
+
+use std::sync::Arc;
+
+use apiclient::{ApiClient, ApiError, DeleteOptions, ListOptions};
+use futures::future::join_all;
+use machinery::kinds::NAMESPACE;
+use machinery::{Kind, Object, ObjectKey, kinds};
+
+use crate::expectations::Expected;
+use crate::{Guard, Note, Write};
+
+/// How the writes of one decision came out.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What the view will show.
+    pub expected: Vec<Expected>,
+    /// Events to record.
+    pub notes: Vec<Note>,
+    /// Why the rest was left, if it was.
+    pub error: Option<ApiError>,
+    /// Whether it must be looked at again although nothing failed.
+    pub again: bool,
+}
+
+impl Outcome {
+    fn wrote(&mut self, kind: &'static Kind, answer: &Object) {
+        self.expected.push(Expected::Written { kind: kind.id, revision: answer.revision() });
+    }
+}
+
+/// Executes the writes of one decision.
+pub async fn execute(client: ApiClient, writes: Vec<Write>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut writes = writes.into_iter().peekable();
+    while let Some(write) = writes.next() {
+        let is_create = matches!(write, Write::Create { .. });
+        let is_delete = matches!(write, Write::Delete { .. });
+        let mut run = vec![write];
+        while let Some(next) = writes.next_if(|next| match next {
+            Write::Create { .. } => is_create,
+            Write::Delete { .. } => is_delete,
+            _ => false,
+        }) {
+            run.push(next);
+        }
+        let done = if is_create {
+            create_all(&client, run, &mut outcome).await
+        } else if is_delete {
+            delete_all(&client, run, &mut outcome).await
+        } else {
+            one(&client, run.swap_remove(0), &mut outcome).await
+        };
+        if let Err(error) = done {
+            outcome.error = Some(error);
+            break;
+        }
+    }
+    outcome
+}
+
+/// Creates in batches of 1, 2, 4, ...: a mistake that fails every creation costs one request.
+async fn create_all(
+    client: &ApiClient,
+    run: Vec<Write>,
+    outcome: &mut Outcome,
+) -> Result<(), ApiError> {
+    let mut rest = run.into_iter();
+    let mut size = 1;
+    loop {
+        let batch: Vec<_> = rest.by_ref().take(size).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let answers = join_all(batch.iter().map(|write| async {
+            let Write::Create { kind, object, .. } = write else { unreachable!("a run of creations") };
+            client.create(kind, object).await
+        }))
+        .await;
+        let mut failed = None;
+        for (write, answer) in batch.into_iter().zip(answers) {
+            let Write::Create { kind, note, .. } = write else { unreachable!("a run of creations") };
+            match answer {
+                Ok(object) => {
+                    outcome.wrote(kind, &object);
+                    outcome.notes.extend(note.map(|mut note| {
+                        note.message = note.message.replace("{}", object.name());
+                        note
+                    }));
+                }
+                Err(error) => {
+                    outcome.notes.extend(note.map(|note| {
+                        Note::warning(&note.about, "FailedCreate", format!("Error creating: {error}"))
+                    }));
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        size *= 2;
+    }
+}
+
+async fn delete_all(
+    client: &ApiClient,
+    run: Vec<Write>,
+    outcome: &mut Outcome,
+) -> Result<(), ApiError> {
+    let answers = join_all(run.iter().map(|write| async {
+        let Write::Delete { kind, object, grace_s, propagation, .. } = write else {
+            unreachable!("a run of deletions")
+        };
+        let uid = object.uid().to_owned();
+        let options = DeleteOptions { grace_s: *grace_s, uid, propagation };
+        client.delete(kind, &object.key(), &options).await
+    }))
+    .await;
+    let mut failed = None;
+    for (write, answer) in run.into_iter().zip(answers) {
+        let Write::Delete { kind, object, note, .. } = write else {
+            unreachable!("a run of deletions")
+        };
+        match answer {
+            Ok(()) => outcome.notes.extend(note),
+            // It is gone, or another one has its name: the view will show it.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => {
+                failed.get_or_insert(error);
+                continue;
+            }
+        }
+        outcome.expected.push(deleted(kind, &object));
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn deleted(kind: &'static Kind, object: &Arc<Object>) -> Expected {
+    Expected::Deleted {
+        kind: kind.id,
+        key: object.key(),
+        uid: object.uid().to_owned(),
+        revision: object.revision(),
+    }
+}
+
+async fn one(client: &ApiClient, write: Write, outcome: &mut Outcome) -> Result<(), ApiError> {
+    match write {
+        Write::Update { kind, object } => {
+            let answer = client.update(kind, &object).await;
+            settle(kind, answer, outcome)
+        }
+        Write::UpdateStatus { kind, object } => {
+            let answer = client.update_status(kind, &object).await;
+            settle(kind, answer, outcome)
+        }
+        Write::Patch { kind, key, subresource, how, patch } => {
+            let answer = client.patch(kind, &key, subresource, (how, &patch)).await;
+            settle(kind, answer, outcome)
+        }
+        Write::If { guards, write } => {
+            for guard in &guards {
+                if !holds(client, guard).await? {
+                    outcome.again = true;
+                    return Ok(());
+                }
+            }
+            match *write {
+                Write::Create { .. } => create_all(client, vec![*write], outcome).await,
+                Write::Delete { .. } => delete_all(client, vec![*write], outcome).await,
+                _ => Box::pin(one(client, *write, outcome)).await,
+            }
+        }
+        Write::Finalize { namespace } => finalize(client, &namespace, outcome).await,
+        Write::Event(note) => {
+            outcome.notes.push(note);
+            Ok(())
+        }
+        Write::Create { .. } => create_all(client, vec![write], outcome).await,
+        Write::Delete { .. } => delete_all(client, vec![write], outcome).await,
+    }
+}
+
+/// An object that is gone needs no change: the view will show that it is gone.
+fn settle(
+    kind: &'static Kind,
+    answer: Result<Object, ApiError>,
+    outcome: &mut Outcome,
+) -> Result<(), ApiError> {
+    match answer {
+        Ok(object) => outcome.wrote(kind, &object),
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+async fn holds(client: &ApiClient, guard: &Guard) -> Result<bool, ApiError> {
+    match client.get(guard.kind, &guard.key).await {
+        Ok(object) => {
+            let is_meant = guard.uid.is_empty() || object.uid() == guard.uid;
+            Ok(if guard.present { is_meant && !object.is_terminating() } else { !is_meant })
+        }
+        Err(error) if error.is_not_found() => Ok(!guard.present),
+        Err(error) => Err(error),
+    }
+}
+
+/// Empties the namespace as the API server sees it; lets it go once nothing is left.
+async fn finalize(
+    client: &ApiClient,
+    namespace: &Object,
+    outcome: &mut Outcome,
+) -> Result<(), ApiError> {
+    let mut left = 0;
+    for kind in kinds::ALL.iter().copied().filter(|kind| kind.namespaced) {
+        let options = ListOptions { namespace: namespace.name().to_owned(), ..Default::default() };
+        let (_, objects) = client.list(kind, &options).await?;
+        left += objects.len();
+        for object in objects.iter().filter(|object| !object.is_terminating()) {
+            let options = DeleteOptions { uid: object.uid().to_owned(), ..Default::default() };
+            match client.delete(kind, &object.key(), &options).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    if left > 0 {
+        outcome.again = true;
+        return Ok(());
+    }
+    let answer = client.update_subresource(&NAMESPACE, namespace, "finalize").await;
+    match answer {
+        Ok(_) => {
+            let key = ObjectKey::new("", namespace.name());
+            let (kind, uid) = (NAMESPACE.id, namespace.uid().to_owned());
+            outcome.expected.push(Expected::Deleted { kind, key, uid, revision: namespace.revision() });
+            Ok(())
+        }
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}

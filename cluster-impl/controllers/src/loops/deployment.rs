@@ -1,0 +1,394 @@
+//! Rolls a Deployment's template out through ReplicaSets.
+//!
+//! ```yaml
+//! apiVersion: apps/v1
+//! kind: Deployment
+//! metadata: {name: web}
+//! spec:
+//!   replicas: 4
+//!   selector: {matchLabels: {app: web}}
+//!   strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 25%, maxUnavailable: 25%}}
+//!   template:
+//!     metadata: {labels: {app: web}}
+//!     spec: {containers: [{name: web, image: web}]}
+//! ```
+//!
+//! One ReplicaSet per template, named `web-<hash>`. One step per decision; the next waits until the
+//! view shows this one. Limit: a change of `replicas` in the middle of a rollout goes to the new
+//! ReplicaSet within the same bounds; it is not spread over all in proportion, as upstream does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use apiclient::{Informed, PatchKind};
+use machinery::kinds::{DEPLOYMENT, POD, REPLICA_SET};
+use machinery::{Kind, Object, ObjectKey, View};
+use serde_json::{Value, json};
+
+use super::replica_set::{adopt, release};
+use crate::rollout::{Count, bounds, scale_new, scale_old, template_hash};
+use crate::selector::selects;
+use crate::{Config, Controller, DecideCx, Decision, Key, Note, Write};
+
+mod progress;
+
+/// The label that tells the pods of one template from those of another.
+const HASH: &str = "pod-template-hash";
+/// The annotation that counts templates.
+const REVISION: &str = "deployment.kubernetes.io/revision";
+
+/// The controller. It remembers nothing: the driver keeps it from deciding on a stale view.
+pub struct DeploymentController;
+
+impl DeploymentController {
+    /// The controller.
+    pub fn new(_: &Config) -> Self {
+        Self
+    }
+}
+
+impl Controller for DeploymentController {
+    fn name(&self) -> &'static str {
+        "deployment-controller"
+    }
+
+    fn watches(&self) -> Vec<&'static Kind> {
+        vec![&DEPLOYMENT, &POD, &REPLICA_SET]
+    }
+
+    fn changed(&mut self, view: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
+        let namespace = &change.key.namespace;
+        let mut keys = Vec::new();
+        if change.kind.id == DEPLOYMENT.id {
+            keys.push(Key::of(&DEPLOYMENT, change.key.clone()));
+        } else if change.kind.id == REPLICA_SET.id {
+            for set in [&change.old, &change.new].into_iter().flatten() {
+                match set.controller() {
+                    Some(owner) if owner.kind == DEPLOYMENT.kind => {
+                        keys.push(Key::of(&DEPLOYMENT, ObjectKey::new(&**namespace, owner.name)));
+                    }
+                    Some(_) => {}
+                    None => keys.extend(
+                        view.in_namespace(&DEPLOYMENT, namespace)
+                            .filter(|deployment| selects(deployment, set, "/metadata/labels"))
+                            .map(|deployment| Key::of(&DEPLOYMENT, deployment.key())),
+                    ),
+                }
+            }
+        } else if change.kind.id == POD.id && change.new.is_none() {
+            // Recreate waits for the last old pod to go.
+            let set = change.old.as_ref().and_then(|pod| pod.controller());
+            let set = set.map(|owner| ObjectKey::new(&**namespace, owner.name));
+            let owner = set.and_then(|set| view.get(&REPLICA_SET, &set)?.controller());
+            keys.extend(owner.map(|owner| {
+                Key::of(&DEPLOYMENT, ObjectKey::new(&**namespace, owner.name))
+            }));
+        }
+        keys.dedup();
+        keys
+    }
+
+    fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {
+        let Some(deployment) = view.get(&DEPLOYMENT, &key.object) else {
+            return Decision::settled();
+        };
+        let (sets, claims) = claim(view, deployment);
+        if !claims.is_empty() {
+            return Decision { writes: claims, ..Decision::default() };
+        }
+        let rollout = Rollout::new(view, deployment, sets);
+        let mut decision = Decision::default();
+        if !deployment.is_terminating() {
+            decision.writes = rollout.step();
+        }
+        // A change of the deployment itself would make the status write stale: that comes next time.
+        let touches_deployment =
+            decision.writes.iter().any(|write| matches!(write, Write::Patch { .. }));
+        if !touches_deployment {
+            rollout.report(cx, &mut decision);
+        }
+        decision
+    }
+}
+
+/// The deployment's ReplicaSets, oldest first, and the writes that adopt and release.
+fn claim(view: &View, deployment: &Arc<Object>) -> (Vec<Arc<Object>>, Vec<Write>) {
+    let (mut owned, mut claims) = (Vec::new(), Vec::new());
+    let terminating = deployment.is_terminating();
+    for set in view.in_namespace(&REPLICA_SET, deployment.namespace()) {
+        let matches = selects(deployment, set, "/metadata/labels");
+        match set.controller() {
+            Some(owner) if owner.uid == deployment.uid() && matches => owned.push(set.clone()),
+            Some(owner) if owner.uid == deployment.uid() && !terminating => {
+                claims.push(release(&REPLICA_SET, set, deployment.uid()));
+            }
+            None if matches && !terminating && !set.is_terminating() => {
+                claims.push(adopt(&REPLICA_SET, set, &DEPLOYMENT, deployment));
+            }
+            _ => {}
+        }
+    }
+    owned.sort_by_key(|set| (set.created(), set.name().to_owned()));
+    (owned, claims)
+}
+
+/// A deployment and its ReplicaSets.
+struct Rollout<'v> {
+    view: &'v View,
+    deployment: &'v Arc<Object>,
+    replicas: i64,
+    hash: String,
+    /// The set of the current template.
+    new: Option<Arc<Object>>,
+    /// The others, oldest first.
+    old: Vec<Arc<Object>>,
+}
+
+fn wanted(set: &Object) -> i64 {
+    set.integer("/spec/replicas").unwrap_or(1)
+}
+
+fn count(set: &Object) -> Count {
+    let available = set.integer("/status/availableReplicas").unwrap_or_default();
+    Count { wanted: wanted(set), available }
+}
+
+fn revision(object: &Object) -> i64 {
+    object.annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+impl<'v> Rollout<'v> {
+    fn new(view: &'v View, deployment: &'v Arc<Object>, mut sets: Vec<Arc<Object>>) -> Self {
+        let template = deployment.get("/spec/template").cloned().unwrap_or_default();
+        let collisions = deployment.integer("/status/collisionCount").unwrap_or_default();
+        let hash = template_hash(&template, collisions);
+        let new = sets
+            .iter()
+            .position(|set| is_of_template(set, &template))
+            .map(|place| sets.remove(place));
+        let replicas = deployment.integer("/spec/replicas").unwrap_or(1);
+        Self { view, deployment, replicas, hash, new, old: sets }
+    }
+
+    /// The next writes towards the wanted state, status apart.
+    fn step(&self) -> Vec<Write> {
+        if self.deployment.flag("/spec/paused") {
+            return self.step_paused();
+        }
+        let recreates = self.deployment.text("/spec/strategy/type") == "Recreate";
+        if recreates {
+            let active: Vec<_> = self.old.iter().filter(|set| wanted(set) > 0).collect();
+            if !active.is_empty() {
+                return active.into_iter().flat_map(|set| self.scale(set, 0)).collect();
+            }
+            if self.old.iter().any(|set| self.has_pods(set)) {
+                return Vec::new();
+            }
+        }
+        let (surge, unavailable) = bounds(self.deployment, self.replicas);
+        let old: Vec<_> = self.old.iter().map(|set| count(set)).collect();
+        let none = Count { wanted: 0, available: 0 };
+        let current = self.new.as_deref().map_or(none, count);
+        let target = if recreates {
+            self.replicas
+        } else {
+            scale_new(current, &old, self.replicas, surge)
+        };
+        let Some(new) = &self.new else { return self.create(target) };
+        let writes = self.number(new);
+        if !writes.is_empty() {
+            return writes;
+        }
+        if target != current.wanted {
+            return self.scale(new, target);
+        }
+        let targets = scale_old(current, &old, self.replicas, unavailable);
+        let mut writes: Vec<_> = self
+            .old
+            .iter()
+            .zip(targets)
+            .filter(|(set, target)| wanted(set) != *target)
+            .flat_map(|(set, target)| self.scale(set, target))
+            .collect();
+        if writes.is_empty() && self.is_complete() {
+            writes = self.clean_up();
+        }
+        writes
+    }
+
+    /// A paused deployment rolls nothing out, but its size is kept.
+    fn step_paused(&self) -> Vec<Write> {
+        let all: i64 = self.sets().map(|set| wanted(set)).sum();
+        let newest = self
+            .sets()
+            .filter(|set| wanted(set) > 0)
+            .max_by_key(|set| set.created())
+            .or(self.new.as_ref());
+        match newest {
+            Some(set) if all != self.replicas => {
+                self.scale(set, (wanted(set) + self.replicas - all).max(0))
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.old.iter().chain(&self.new)
+    }
+
+    fn next_revision(&self) -> i64 {
+        self.old.iter().map(|set| revision(set)).max().unwrap_or_default() + 1
+    }
+
+    fn create(&self, replicas: i64) -> Vec<Write> {
+        let name = format!("{}-{}", self.deployment.name(), self.hash);
+        let key = ObjectKey::new(self.deployment.namespace(), &*name);
+        if self.view.get(&REPLICA_SET, &key).is_some() {
+            // Another template has these letters: the next try gets others.
+            let mut object = Object::clone(self.deployment);
+            let collisions = object.integer("/status/collisionCount").unwrap_or_default();
+            object.set("/status/collisionCount", collisions + 1);
+            return vec![Write::UpdateStatus { kind: &DEPLOYMENT, object }];
+        }
+        let mut set = Object::new("apps/v1", "ReplicaSet", &key.namespace, &name);
+        let mut template = self.deployment.get("/spec/template").cloned().unwrap_or_default();
+        template["metadata"]["labels"][HASH] = self.hash.as_str().into();
+        set.set("/metadata/labels", template["metadata"]["labels"].clone());
+        set.set("/metadata/annotations", self.annotations(self.next_revision()));
+        set.set("/metadata/ownerReferences", json!([self.deployment.as_controller()]));
+        set.set("/spec/replicas", replicas);
+        if let Some(seconds) = self.deployment.integer("/spec/minReadySeconds") {
+            set.set("/spec/minReadySeconds", seconds);
+        }
+        let mut selector = self.deployment.get("/spec/selector").cloned().unwrap_or_default();
+        selector["matchLabels"][HASH] = self.hash.as_str().into();
+        set.set("/spec/selector", selector);
+        set.set("/spec/template", template);
+        let message = format!("Scaled up replica set {name} from 0 to {replicas}");
+        let mut writes = vec![Write::Create { kind: &REPLICA_SET, object: set, note: None }];
+        if replicas > 0 {
+            let note = Note::normal(self.deployment, "ScalingReplicaSet", message);
+            writes.push(Write::Event(note));
+        }
+        writes.extend(self.number_deployment(self.next_revision()));
+        writes
+    }
+
+    /// Annotations that a ReplicaSet takes from its deployment, with its revision.
+    fn annotations(&self, revision: i64) -> Value {
+        let mut annotations = self.deployment.map("/metadata/annotations").cloned().unwrap_or_default();
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        annotations.insert(REVISION.to_owned(), revision.to_string().into());
+        let (surge, _) = bounds(self.deployment, self.replicas);
+        let desired = "deployment.kubernetes.io/desired-replicas";
+        annotations.insert(desired.to_owned(), self.replicas.to_string().into());
+        let most = (self.replicas + surge).to_string();
+        annotations.insert("deployment.kubernetes.io/max-replicas".to_owned(), most.into());
+        Value::Object(annotations)
+    }
+
+    /// Gives the new set the highest revision, as after a rollback, and the deployment the same.
+    fn number(&self, new: &Arc<Object>) -> Vec<Write> {
+        let number = revision(new).max(self.next_revision());
+        let mut writes = Vec::new();
+        if revision(new) != number {
+            let mut object = Object::clone(new);
+            object.set("/metadata/annotations", self.annotations(number));
+            writes.push(Write::Update { kind: &REPLICA_SET, object });
+        }
+        writes.extend(self.number_deployment(number));
+        writes
+    }
+
+    fn number_deployment(&self, number: i64) -> Option<Write> {
+        (revision(self.deployment) != number).then(|| Write::Patch {
+            kind: &DEPLOYMENT,
+            key: self.deployment.key(),
+            subresource: "",
+            how: PatchKind::Merge,
+            patch: json!({"metadata": {"annotations": {REVISION: number.to_string()}}}),
+        })
+    }
+
+    fn scale(&self, set: &Arc<Object>, replicas: i64) -> Vec<Write> {
+        let before = wanted(set);
+        if before == replicas {
+            return Vec::new();
+        }
+        let mut object = Object::clone(set);
+        object.set("/spec/replicas", replicas);
+        object.set("/metadata/annotations", self.annotations(revision(set)));
+        let way = if replicas > before { "up" } else { "down" };
+        let message =
+            format!("Scaled {way} replica set {} from {before} to {replicas}", set.name());
+        let note = Note::normal(self.deployment, "ScalingReplicaSet", message);
+        vec![Write::Update { kind: &REPLICA_SET, object }, Write::Event(note)]
+    }
+
+    /// Whether pods of the set are left, terminating ones too.
+    fn has_pods(&self, set: &Object) -> bool {
+        self.view.in_namespace(&POD, self.deployment.namespace()).any(|pod| {
+            pod.controller().is_some_and(|owner| owner.uid == set.uid())
+                && !matches!(pod.text("/status/phase"), "Succeeded" | "Failed")
+        })
+    }
+
+    fn is_complete(&self) -> bool {
+        self.new.as_ref().is_some_and(|new| count(new).available == self.replicas)
+            && self.old.iter().all(|set| wanted(set) == 0)
+    }
+
+    /// Deletes the oldest sets beyond `revisionHistoryLimit`.
+    fn clean_up(&self) -> Vec<Write> {
+        let limit = self.deployment.integer("/spec/revisionHistoryLimit").unwrap_or(10);
+        let mut idle: Vec<_> = self
+            .old
+            .iter()
+            .filter(|set| {
+                wanted(set) == 0
+                    && set.integer("/status/replicas").unwrap_or_default() == 0
+                    && set.integer("/status/observedGeneration") >= set.integer("/metadata/generation")
+                    && !set.is_terminating()
+            })
+            .collect();
+        idle.sort_by_key(|set| revision(set));
+        let surplus = idle.len().saturating_sub(usize::try_from(limit).unwrap_or_default());
+        idle.into_iter()
+            .take(surplus)
+            .map(|set| Write::Delete {
+                kind: &REPLICA_SET,
+                object: set.clone(),
+                grace_s: None,
+                propagation: "",
+                note: None,
+            })
+            .collect()
+    }
+}
+
+/// Whether the set was made from this template: they are equal but for the hash label.
+fn is_of_template(set: &Object, template: &Value) -> bool {
+    let mut own = set.get("/spec/template").cloned().unwrap_or_default();
+    if let Some(labels) = own.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.remove(HASH);
+    }
+    without_nulls(&own) == without_nulls(template)
+}
+
+/// The value without fields that are null or empty maps: they mean the same as absent ones.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept: BTreeMap<_, _> = map
+                .iter()
+                .map(|(name, value)| (name.clone(), without_nulls(value)))
+                .filter(|(_, value)| {
+                    !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty())
+                })
+                .collect();
+            Value::Object(kept.into_iter().collect())
+        }
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,92 @@
+//! Empties a terminating namespace, then lets it go.
+//!
+//! ```yaml
+//! kind: Namespace
+//! metadata: {name: dev, deletionTimestamp: "2024-01-01T00:00:00Z"}
+//! spec: {finalizers: [kubernetes]}     # taken away when nothing is left in it
+//! status: {phase: Terminating}
+//! ```
+
+use std::time::Duration;
+
+use apiclient::Informed;
+use machinery::kinds::{self, EVENT, NAMESPACE};
+use machinery::{Kind, Object, ObjectKey, View};
+
+use crate::{Config, Controller, DecideCx, Decision, Key, Write};
+
+/// A namespace that is not empty yet is looked at again after this long, even if nothing is seen.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The finalizer that keeps a namespace until it is empty.
+const FINALIZER: &str = "kubernetes";
+
+/// The controller. It remembers nothing.
+pub struct NamespaceController;
+
+impl NamespaceController {
+    /// The controller.
+    pub fn new(_: &Config) -> Self {
+        Self
+    }
+}
+
+/// The kinds whose objects live in namespaces; events are left to the API server's listing.
+fn contents() -> impl Iterator<Item = &'static Kind> {
+    kinds::ALL.iter().copied().filter(|kind| kind.namespaced && kind.id != EVENT.id)
+}
+
+impl Controller for NamespaceController {
+    fn name(&self) -> &'static str {
+        "namespace-controller"
+    }
+
+    fn watches(&self) -> Vec<&'static Kind> {
+        contents().chain([&NAMESPACE]).collect()
+    }
+
+    fn changed(&mut self, view: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
+        let name = if change.kind.id == NAMESPACE.id {
+            change.key.name.clone()
+        } else if change.old.is_none() || change.new.is_none() {
+            change.key.namespace.clone()
+        } else {
+            return Vec::new();
+        };
+        let key = ObjectKey::new("", name);
+        let is_going = view.get(&NAMESPACE, &key).is_some_and(|namespace| namespace.is_terminating());
+        if is_going { vec![Key::of(&NAMESPACE, key)] } else { Vec::new() }
+    }
+
+    fn decide(&mut self, view: &View, key: &Key, _: &DecideCx<'_>) -> Decision {
+        let Some(namespace) = view.get(&NAMESPACE, &key.object) else { return Decision::settled() };
+        let is_kept = namespace.list("/spec/finalizers").iter().any(|known| known == FINALIZER);
+        if !namespace.is_terminating() || !is_kept {
+            return Decision::settled();
+        }
+        let mut decision = Decision::default();
+        let mut is_empty = true;
+        for kind in contents() {
+            for object in view.in_namespace(kind, namespace.name()) {
+                is_empty = false;
+                if !object.is_terminating() {
+                    decision.writes.push(Write::Delete {
+                        kind,
+                        object: object.clone(),
+                        grace_s: None,
+                        propagation: "Background",
+                        note: None,
+                    });
+                }
+            }
+        }
+        if is_empty {
+            let mut namespace = Object::clone(namespace);
+            let mut finalizers = namespace.list("/spec/finalizers").to_vec();
+            finalizers.retain(|known| known != FINALIZER);
+            namespace.set("/spec/finalizers", finalizers);
+            decision.writes.push(Write::Finalize { namespace });
+        }
+        decision.again(LOOK_AGAIN);
+        decision
+    }
+}

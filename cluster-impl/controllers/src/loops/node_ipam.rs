@@ -1,0 +1,115 @@
+//! Gives every node a range of pod addresses out of the cluster's.
+//!
+//! ```yaml
+//! # With --cluster-cidr 10.244.0.0/16 and --node-cidr-mask-size 24 the first node gets:
+//! kind: Node
+//! spec: {podCIDR: 10.244.0.0/24, podCIDRs: [10.244.0.0/24]}
+//! ```
+//!
+//! IPv4 only. A node keeps its range until it is deleted.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use apiclient::{Informed, PatchKind};
+use machinery::kinds::NODE;
+use machinery::{Kind, View};
+use serde_json::json;
+
+use crate::{Config, Controller, DecideCx, Decision, Key, Note, Write};
+
+/// The controller. It remembers which range it gave to whom, as nodes may show theirs late.
+pub struct NodeIpam {
+    first: u32,
+    size: u32,
+    ranges: u32,
+    mask: u8,
+    given: BTreeMap<String, u32>,
+}
+
+impl NodeIpam {
+    /// A controller that has given no range. A cluster CIDR that cannot be read has no ranges.
+    pub fn new(config: &Config) -> Self {
+        let mask = config.node_cidr_mask_size.clamp(1, 32);
+        let (first, ranges) = parse(&config.cluster_cidr, mask).unwrap_or_default();
+        Self { first, size: 1 << (32 - mask), ranges, mask, given: BTreeMap::new() }
+    }
+
+    fn range(&self, place: u32) -> String {
+        format!("{}/{}", Ipv4Addr::from(self.first + place * self.size), self.mask)
+    }
+
+    /// Takes a node's range out of what can be given, whoever gave it.
+    fn take(&mut self, node: &str, range: &str) {
+        let address = range.split('/').next().and_then(|address| address.parse::<Ipv4Addr>().ok());
+        let offset = address.and_then(|address| u32::from(address).checked_sub(self.first));
+        if let Some(place) = offset.map(|offset| offset / self.size).filter(|at| *at < self.ranges) {
+            self.given.insert(node.to_owned(), place);
+        }
+    }
+}
+
+/// The first address, and the number of ranges of this mask.
+fn parse(cidr: &str, mask: u8) -> Option<(u32, u32)> {
+    let (address, length) = cidr.split_once('/')?;
+    let address = u32::from(address.parse::<Ipv4Addr>().ok()?);
+    let length: u8 = length.parse().ok().filter(|length| (1..=mask).contains(length))?;
+    let network = address & (u32::MAX << (32 - length));
+    Some((network, 1 << (mask - length).min(31)))
+}
+
+impl Controller for NodeIpam {
+    fn name(&self) -> &'static str {
+        "cidrAllocator"
+    }
+
+    fn watches(&self) -> Vec<&'static Kind> {
+        vec![&NODE]
+    }
+
+    fn changed(&mut self, _: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
+        if change.kind.id != NODE.id {
+            return Vec::new();
+        }
+        let Some(node) = &change.new else {
+            self.given.remove(&change.key.name);
+            return Vec::new();
+        };
+        let range = node.text("/spec/podCIDR");
+        if range.is_empty() {
+            return vec![Key::of(&NODE, change.key.clone())];
+        }
+        if !self.given.contains_key(node.name()) {
+            self.take(node.name(), range);
+        }
+        Vec::new()
+    }
+
+    fn decide(&mut self, view: &View, key: &Key, _: &DecideCx<'_>) -> Decision {
+        let mut decision = Decision::settled();
+        let Some(node) = view.get(&NODE, &key.object) else { return decision };
+        if !node.text("/spec/podCIDR").is_empty() {
+            return decision;
+        }
+        let free = |place: &u32| !self.given.values().any(|taken| taken == place);
+        let place = match self.given.get(node.name()) {
+            Some(place) => Some(*place),
+            None => (0..self.ranges).find(free),
+        };
+        let Some(place) = place else {
+            let message = format!("Node {} status is now: CIDRNotAvailable", node.name());
+            decision.writes.push(Write::Event(Note::normal(node, "CIDRNotAvailable", message)));
+            return decision;
+        };
+        self.given.insert(node.name().to_owned(), place);
+        let range = self.range(place);
+        decision.writes.push(Write::Patch {
+            kind: &NODE,
+            key: node.key(),
+            subresource: "",
+            how: PatchKind::Merge,
+            patch: json!({"spec": {"podCIDR": range, "podCIDRs": [range]}}),
+        });
+        decision
+    }
+}

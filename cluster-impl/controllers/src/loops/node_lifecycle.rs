@@ -1,0 +1,363 @@
+//! Watches the nodes' heartbeats: marks silent nodes Unknown, taints them, marks their pods not ready.
+//!
+//! ```yaml
+//! # A node that stopped reporting, after the grace period and one more pass:
+//! kind: Node
+//! spec:
+//!   taints:
+//!   - {key: node.kubernetes.io/unreachable, effect: NoSchedule}
+//!   - {key: node.kubernetes.io/unreachable, effect: NoExecute}
+//! status:
+//!   conditions:
+//!   - {type: Ready, status: Unknown, reason: NodeStatusUnknown}
+//! ```
+//!
+//! A heartbeat counts when this controller sees it, on its own monotonic clock; clocks of other
+//! machines are never compared. So a new leader gives every node a fresh grace period.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiclient::Informed;
+use env::Sabotage;
+use machinery::kinds::{LEASE, NODE, POD};
+use machinery::{Kind, Object, ObjectKey, View};
+use serde_json::{Value, json};
+
+use crate::conditions;
+use crate::taints::{self, NO_EXECUTE, NO_SCHEDULE, NOT_READY, UNREACHABLE, UNSCHEDULABLE};
+use crate::zones::{Turn, Zones, zone_of};
+use crate::{Config, Controller, DecideCx, Decision, Key, Note, Write};
+
+/// The periodic pass over all nodes.
+const MONITOR: &str = "monitor";
+/// The queue of one zone's nodes for their NoExecute taints.
+const ZONE: &str = "zone";
+/// A node that has just become not ready: its pods are to be marked.
+const UNREADY: &str = "unready";
+/// The namespace of the nodes' Leases.
+const LEASES: &str = "kube-node-lease";
+/// The conditions that a silent node no longer vouches for.
+const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// Conditions that become NoSchedule taints: type, status, taint.
+const TAINTED: [(&str, &str, &str); 6] = [
+    ("Ready", "False", NOT_READY),
+    ("Ready", "Unknown", UNREACHABLE),
+    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
+    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
+    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
+];
+
+/// What is remembered of a node.
+#[derive(Debug)]
+struct Heard {
+    uid: String,
+    /// When a heartbeat was last seen.
+    at: Duration,
+    /// `renewTime` of the Lease last seen.
+    lease: String,
+    /// Whether its registration was told.
+    told: bool,
+}
+
+/// The controller. It remembers when each node was last heard of, the zones' states and queues, and
+/// which nodes were ready in the last pass.
+pub struct NodeLifecycle {
+    heard: BTreeMap<String, Heard>,
+    zones: Zones,
+}
+
+impl NodeLifecycle {
+    /// A controller that has heard of no node.
+    pub fn new(_: &Config) -> Self {
+        Self { heard: BTreeMap::new(), zones: Zones::default() }
+    }
+
+    fn node_changed(&mut self, change: &Informed, cx: &DecideCx<'_>) -> Vec<Key> {
+        let name = &change.key.name;
+        let Some(node) = &change.new else {
+            self.heard.remove(name);
+            self.zones.forget(name);
+            return Vec::new();
+        };
+        let heartbeat = |node: &Arc<Object>| {
+            let ready = node.condition("Ready")?;
+            Some(conditions::text(ready, "lastHeartbeatTime").to_owned())
+        };
+        match self.heard.get_mut(name) {
+            Some(heard) if heard.uid == node.uid() => {
+                if heartbeat(node).is_some() && change.old.as_ref().and_then(heartbeat) != heartbeat(node) {
+                    heard.at = cx.elapsed;
+                }
+            }
+            _ => {
+                let (uid, lease) = (node.uid().to_owned(), String::new());
+                self.heard.insert(name.clone(), Heard { uid, at: cx.elapsed, lease, told: false });
+            }
+        }
+        let is_same = |old: &Arc<Object>| {
+            old.get("/spec") == node.get("/spec")
+                && wanted_no_schedule(old) == wanted_no_schedule(node)
+        };
+        if change.old.as_ref().is_some_and(is_same) {
+            return Vec::new();
+        }
+        vec![Key::of(&NODE, change.key.clone())]
+    }
+
+    fn lease_changed(&mut self, change: &Informed, cx: &DecideCx<'_>) {
+        if change.key.namespace != LEASES {
+            return;
+        }
+        let (Some(lease), Some(heard)) = (&change.new, self.heard.get_mut(&change.key.name)) else {
+            return;
+        };
+        let renewed = lease.text("/spec/renewTime");
+        if heard.lease != renewed {
+            heard.lease = renewed.to_owned();
+            heard.at = cx.elapsed;
+        }
+    }
+
+    /// One pass over all nodes.
+    fn monitor(&mut self, view: &View, cx: &DecideCx<'_>) -> Decision {
+        let mut decision = Decision::default();
+        let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        for node in view.all(&NODE) {
+            let observed = readiness(node);
+            let mut current = observed;
+            if self.is_silent(node, cx)
+                && let Some(updated) = unknown(node, cx)
+            {
+                decision.writes.push(Write::UpdateStatus { kind: &NODE, object: updated });
+                current = "Unknown";
+            }
+            if let Some(write) = self.no_execute(node, observed, cx) {
+                decision.writes.push(write);
+            }
+            if observed == "True" && current != "True" {
+                let message = format!("Node {} status is now: NodeNotReady", node.name());
+                decision.writes.push(Write::Event(Note::normal(node, "NodeNotReady", message)));
+                decision.wake.push(Key::named(UNREADY, node.name()));
+            }
+            if node.label("node.kubernetes.io/exclude-disruption").is_none() {
+                let (ready, not_ready) = counts.entry(zone_of(node)).or_default();
+                *(if current == "True" { ready } else { not_ready }) += 1;
+            }
+        }
+        let ignore_total_loss = cx.sabotaged(Sabotage::EvictOnFullDisruption);
+        match self.zones.pass(&counts, cx.elapsed, cx.config, ignore_total_loss) {
+            Turn::None => {}
+            Turn::AllLost => {
+                for node in view.all(&NODE) {
+                    decision.writes.extend(reachable(node, cx));
+                }
+            }
+            Turn::SomeBack => {
+                for heard in self.heard.values_mut() {
+                    heard.at = cx.elapsed;
+                }
+            }
+        }
+        decision.wake.extend(self.zones.waiting().map(|zone| Key::named(ZONE, zone)));
+        decision.again(cx.config.node_monitor_period);
+        decision
+    }
+
+    fn is_silent(&self, node: &Object, cx: &DecideCx<'_>) -> bool {
+        let Some(heard) = self.heard.get(node.name()) else { return false };
+        let mut grace = if node.condition("Ready").is_some() {
+            cx.config.node_monitor_grace_period
+        } else {
+            cx.config.node_startup_grace_period
+        };
+        if cx.sabotaged(Sabotage::GracePeriodIgnored) {
+            grace /= 2;
+        }
+        cx.elapsed.saturating_sub(heard.at) >= grace
+    }
+
+    /// Keeps the NoExecute taints right: takes them away and swaps them at once, but adds them only
+    /// through the zone's queue, and only to a node that was not ready at the last pass already.
+    fn no_execute(&mut self, node: &Arc<Object>, observed: &str, cx: &DecideCx<'_>) -> Option<Write> {
+        let (wanted, other) = match observed {
+            "True" => {
+                self.zones.forget(node.name());
+                return reachable(node, cx);
+            }
+            "False" => (NOT_READY, UNREACHABLE),
+            _ => (UNREACHABLE, NOT_READY),
+        };
+        if taints::has(node, other, NO_EXECUTE) {
+            let object = taints::swap(node, NO_EXECUTE, &[wanted], &[other], &cx.now_text())?;
+            return Some(Write::Update { kind: &NODE, object });
+        }
+        if !taints::has(node, wanted, NO_EXECUTE) {
+            self.zones.queue(&zone_of(node), node.name(), cx.elapsed, cx.config);
+        }
+        None
+    }
+
+    /// Taints the nodes of one zone as fast as its state allows.
+    fn taint_zone(&mut self, view: &View, zone: &str, cx: &DecideCx<'_>) -> Decision {
+        let mut decision = Decision::default();
+        while let Some(name) = self.zones.first(zone).map(str::to_owned) {
+            let node = view.get(&NODE, &ObjectKey::new("", &*name));
+            let Some(node) = node.filter(|node| readiness(node) != "True") else {
+                self.zones.forget(&name);
+                continue;
+            };
+            if !self.zones.take(zone, cx.elapsed) {
+                break;
+            }
+            let (wanted, other) = if readiness(node) == "False" {
+                (NOT_READY, UNREACHABLE)
+            } else {
+                (UNREACHABLE, NOT_READY)
+            };
+            if let Some(object) = taints::swap(node, NO_EXECUTE, &[wanted], &[other], &cx.now_text()) {
+                decision.writes.push(Write::Update { kind: &NODE, object });
+            }
+        }
+        decision.again_after = self.zones.next_after(zone, cx.elapsed);
+        decision
+    }
+
+    /// Keeps the NoSchedule taints equal to the conditions, and tells of a new node.
+    fn reconcile_node(&mut self, view: &View, key: &ObjectKey, cx: &DecideCx<'_>) -> Decision {
+        let mut decision = Decision::default();
+        let Some(node) = view.get(&NODE, key) else { return decision };
+        if let Some(heard) = self.heard.get_mut(&key.name).filter(|heard| !heard.told) {
+            heard.told = true;
+            let message =
+                format!("Node {0} event: Registered Node {0} in Controller", node.name());
+            decision.writes.push(Write::Event(Note::normal(node, "RegisteredNode", message)));
+        }
+        let wanted = wanted_no_schedule(node);
+        let mut surplus: Vec<_> = TAINTED.iter().map(|(_, _, taint)| *taint).collect();
+        surplus.push(UNSCHEDULABLE);
+        surplus.retain(|taint| !wanted.contains(taint));
+        if cx.sabotaged(Sabotage::TaintNeverRemoved) {
+            surplus.retain(|taint| *taint != UNREACHABLE);
+        }
+        let swapped = taints::swap(node, NO_SCHEDULE, &wanted, &surplus, &cx.now_text());
+        decision.writes.extend(swapped.map(|object| Write::Update { kind: &NODE, object }));
+        decision
+    }
+
+    /// Marks the pods of a node that has become not ready, so that no traffic is sent to them.
+    fn mark_pods(&self, view: &View, name: &str, cx: &DecideCx<'_>) -> Decision {
+        let mut decision = Decision::default();
+        let node = view.get(&NODE, &ObjectKey::new("", name));
+        if node.is_none_or(|node| readiness(node) == "True" && !self.is_silent(node, cx)) {
+            return decision;
+        }
+        for key in cx.index.pods_on(name) {
+            let Some(pod) = view.get(&POD, key) else { continue };
+            if pod.condition_status("Ready") != "True" {
+                continue;
+            }
+            let mut object = Object::clone(pod);
+            conditions::set(&mut object, "Ready", "False", ("", ""), &cx.now_text());
+            decision.writes.push(Write::UpdateStatus { kind: &POD, object });
+            let note = Note::warning(pod, "NodeNotReady", "Node is not ready");
+            decision.writes.push(Write::Event(note));
+        }
+        decision
+    }
+}
+
+impl Controller for NodeLifecycle {
+    fn name(&self) -> &'static str {
+        "node-controller"
+    }
+
+    fn watches(&self) -> Vec<&'static Kind> {
+        vec![&LEASE, &NODE, &POD]
+    }
+
+    fn start(&mut self) -> Vec<Key> {
+        vec![Key::named(MONITOR, "")]
+    }
+
+    fn changed(&mut self, _: &View, change: &Informed, cx: &DecideCx<'_>) -> Vec<Key> {
+        if change.kind.id == NODE.id {
+            return self.node_changed(change, cx);
+        }
+        if change.kind.id == LEASE.id {
+            self.lease_changed(change, cx);
+        }
+        Vec::new()
+    }
+
+    fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {
+        match key.what {
+            MONITOR => self.monitor(view, cx),
+            ZONE => self.taint_zone(view, &key.object.name, cx),
+            UNREADY => self.mark_pods(view, &key.object.name, cx),
+            _ => self.reconcile_node(view, &key.object, cx),
+        }
+    }
+}
+
+/// The status of the Ready condition; Unknown if there is none.
+fn readiness(node: &Object) -> &str {
+    match node.condition_status("Ready") {
+        "" => "Unknown",
+        status => status,
+    }
+}
+
+/// The node with its NoExecute taints taken away, if it has any.
+fn reachable(node: &Arc<Object>, cx: &DecideCx<'_>) -> Option<Write> {
+    let gone: &[&str] = if cx.sabotaged(Sabotage::TaintNeverRemoved) {
+        &[NOT_READY]
+    } else {
+        &[NOT_READY, UNREACHABLE]
+    };
+    let object = taints::swap(node, NO_EXECUTE, &[], gone, &cx.now_text())?;
+    Some(Write::Update { kind: &NODE, object })
+}
+
+fn wanted_no_schedule(node: &Object) -> Vec<&'static str> {
+    let mut wanted: Vec<_> = TAINTED
+        .iter()
+        .filter(|(condition, status, _)| node.condition_status(condition) == *status)
+        .map(|(_, _, taint)| *taint)
+        .collect();
+    if node.flag("/spec/unschedulable") {
+        wanted.push(UNSCHEDULABLE);
+    }
+    wanted
+}
+
+/// The silent node with its conditions set to Unknown; `None` if they are so already.
+fn unknown(node: &Object, cx: &DecideCx<'_>) -> Option<Object> {
+    let now = cx.now_text();
+    let mut conditions = node.list("/status/conditions").to_vec();
+    let before = conditions.clone();
+    for name in REPORTED {
+        match conditions.iter_mut().find(|condition| condition["type"] == name) {
+            Some(known) if known["status"] == "Unknown" => {}
+            Some(known) => {
+                known["status"] = "Unknown".into();
+                known["reason"] = "NodeStatusUnknown".into();
+                known["message"] = "Kubelet stopped posting node status.".into();
+                known["lastTransitionTime"] = now.as_str().into();
+            }
+            None => conditions.push(json!({
+                "type": name, "status": "Unknown", "reason": "NodeStatusNeverUpdated",
+                "message": "Kubelet never posted node status.",
+                "lastHeartbeatTime": node.text("/metadata/creationTimestamp"),
+                "lastTransitionTime": now,
+            })),
+        }
+    }
+    (conditions != before).then(|| {
+        let mut node = node.clone();
+        node.set("/status/conditions", Value::Array(conditions));
+        node
+    })
+}

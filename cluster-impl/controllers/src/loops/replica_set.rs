@@ -1,0 +1,298 @@
+//! Keeps as many pods of a ReplicaSet as it asks for.
+//!
+//! ```yaml
+//! apiVersion: apps/v1
+//! kind: ReplicaSet
+//! metadata: {name: web}
+//! spec:
+//!   replicas: 2
+//!   selector: {matchLabels: {app: web}}
+//!   template:
+//!     metadata: {labels: {app: web}}
+//!     spec: {containers: [{name: web, image: web}]}
+//! ```
+//!
+//! Pods that are terminating, Succeeded or Failed do not count. A pod that matches and has no
+//! controller is adopted; one that no longer matches is released.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiclient::Informed;
+use env::{Sabotage, Timestamp};
+use machinery::kinds::{POD, REPLICA_SET};
+use machinery::{Kind, Object, ObjectKey, View};
+use serde_json::{Value, json};
+
+use crate::selector::selects;
+use crate::{Config, Controller, DecideCx, Decision, Guard, Key, Note, Write, conditions};
+
+/// At most so many pods are created or deleted by one decision: upstream's BurstReplicas.
+const BURST: usize = 500;
+
+/// The controller. It remembers nothing: the driver keeps it from deciding on a stale view.
+pub struct ReplicaSetController;
+
+impl ReplicaSetController {
+    /// The controller.
+    pub fn new(_: &Config) -> Self {
+        Self
+    }
+}
+
+impl Controller for ReplicaSetController {
+    fn name(&self) -> &'static str {
+        "replicaset-controller"
+    }
+
+    fn watches(&self) -> Vec<&'static Kind> {
+        vec![&POD, &REPLICA_SET]
+    }
+
+    fn changed(&mut self, view: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
+        if change.kind.id == REPLICA_SET.id {
+            return vec![Key::of(&REPLICA_SET, change.key.clone())];
+        }
+        if change.kind.id != POD.id {
+            return Vec::new();
+        }
+        let mut keys = Vec::new();
+        for pod in [&change.old, &change.new].into_iter().flatten() {
+            if let Some(owner) = pod.controller() {
+                if owner.kind == REPLICA_SET.kind {
+                    let key = ObjectKey::new(pod.namespace(), owner.name);
+                    keys.push(Key::of(&REPLICA_SET, key));
+                }
+            } else if !pod.is_terminating() {
+                let sets = view.in_namespace(&REPLICA_SET, pod.namespace());
+                let matching = sets.filter(|set| selects(set, pod, "/metadata/labels"));
+                keys.extend(matching.map(|set| Key::of(&REPLICA_SET, set.key())));
+            }
+        }
+        keys.dedup();
+        keys
+    }
+
+    fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {
+        let Some(set) = view.get(&REPLICA_SET, &key.object) else { return Decision::settled() };
+        let (pods, claims) = claim(view, set);
+        if !claims.is_empty() {
+            // The claims come back as changes; then the pods can be counted.
+            return Decision { writes: claims, ..Decision::default() };
+        }
+        let mut decision = Decision::default();
+        if !set.is_terminating() {
+            manage(view, set, &pods, cx, &mut decision);
+        }
+        let status = status(set, &pods, cx, &mut decision);
+        if set.get("/status") != Some(&status) {
+            let mut object = Object::clone(set);
+            object.set("/status", status);
+            decision.writes.push(Write::UpdateStatus { kind: &REPLICA_SET, object });
+        }
+        decision
+    }
+}
+
+fn is_active(pod: &Object) -> bool {
+    !pod.is_terminating() && !matches!(pod.text("/status/phase"), "Succeeded" | "Failed")
+}
+
+/// The set's active pods, and the writes that adopt and release.
+fn claim<'v>(view: &'v View, set: &Arc<Object>) -> (Vec<&'v Arc<Object>>, Vec<Write>) {
+    let (mut owned, mut claims) = (Vec::new(), Vec::new());
+    let pods: Vec<_> =
+        view.in_namespace(&POD, &set.key().namespace).filter(|pod| is_active(pod)).cloned().collect();
+    for pod in &pods {
+        let matches = selects(set, pod, "/metadata/labels");
+        match pod.controller() {
+            Some(owner) if owner.uid == set.uid() && matches => {
+                owned.extend(view.get(&POD, &pod.key()));
+            }
+            Some(owner) if owner.uid == set.uid() && !set.is_terminating() => {
+                claims.push(release(&POD, pod, set.uid()));
+            }
+            None if matches && !set.is_terminating() => claims.push(adopt(&POD, pod, &REPLICA_SET, set)),
+            _ => {}
+        }
+    }
+    (owned, claims)
+}
+
+/// Makes `owner` the controller of an object that has none, if the owner still lives.
+pub(super) fn adopt(
+    kind: &'static Kind,
+    object: &Arc<Object>,
+    owner_kind: &'static Kind,
+    owner: &Arc<Object>,
+) -> Write {
+    let mut owners = object.list("/metadata/ownerReferences").to_vec();
+    owners.push(json!(owner.as_controller()));
+    let mut object = Object::clone(object);
+    object.set("/metadata/ownerReferences", owners);
+    let guard =
+        Guard { kind: owner_kind, key: owner.key(), uid: owner.uid().to_owned(), present: true };
+    Write::If { guards: vec![guard], write: Box::new(Write::Update { kind, object }) }
+}
+
+/// Takes an owner away from an object.
+pub(super) fn release(kind: &'static Kind, object: &Arc<Object>, owner_uid: &str) -> Write {
+    let mut owners = object.list("/metadata/ownerReferences").to_vec();
+    owners.retain(|owner| owner["uid"] != owner_uid);
+    let mut object = Object::clone(object);
+    if owners.is_empty() {
+        object.remove("/metadata/ownerReferences");
+    } else {
+        object.set("/metadata/ownerReferences", owners);
+    }
+    Write::Update { kind, object }
+}
+
+fn manage(
+    view: &View,
+    set: &Arc<Object>,
+    pods: &[&Arc<Object>],
+    cx: &DecideCx<'_>,
+    decision: &mut Decision,
+) {
+    let mut wanted = usize::try_from(set.integer("/spec/replicas").unwrap_or(1)).unwrap_or_default();
+    if cx.sabotaged(Sabotage::ReplicaSetOffByOne) {
+        wanted += 1;
+    }
+    let missing = wanted.saturating_sub(pods.len()).min(BURST);
+    decision.writes.extend((0..missing).map(|_| Write::Create {
+        kind: &POD,
+        object: new_pod(set),
+        note: Some(Note::normal(set, "SuccessfulCreate", "Created pod: {}")),
+    }));
+    let surplus = pods.len().saturating_sub(wanted).min(BURST);
+    if surplus > 0 {
+        let crowds = crowds(view, set);
+        let mut ranked = pods.to_vec();
+        ranked.sort_by_cached_key(|pod| rank(pod, &crowds));
+        decision.writes.extend(ranked.into_iter().take(surplus).map(|pod| Write::Delete {
+            kind: &POD,
+            object: pod.clone(),
+            grace_s: None,
+            propagation: "",
+            note: Some(Note::normal(
+                set,
+                "SuccessfulDelete",
+                format!("Deleted pod: {}", pod.name()),
+            )),
+        }));
+    }
+}
+
+fn new_pod(set: &Object) -> Object {
+    let mut pod = Object::new("v1", "Pod", set.namespace(), "");
+    pod.remove("/metadata/name");
+    pod.set("/metadata/generateName", format!("{}-", set.name()));
+    for part in ["labels", "annotations", "finalizers"] {
+        if let Some(value) = set.get(&format!("/spec/template/metadata/{part}")) {
+            pod.set(&format!("/metadata/{part}"), value.clone());
+        }
+    }
+    pod.set("/metadata/ownerReferences", json!([set.as_controller()]));
+    pod.set("/spec", set.get("/spec/template/spec").cloned().unwrap_or_default());
+    pod
+}
+
+/// How many active pods of this set and of its siblings (the other sets of its owner) each node has.
+fn crowds(view: &View, set: &Object) -> BTreeMap<String, usize> {
+    let owner = set.controller().map(|owner| owner.uid);
+    let siblings: Vec<_> = view
+        .in_namespace(&REPLICA_SET, &set.key().namespace)
+        .filter(|other| {
+            other.uid() == set.uid()
+                || owner.is_some() && other.controller().map(|owner| owner.uid) == owner
+        })
+        .map(|other| other.uid().to_owned())
+        .collect();
+    let mut crowds = BTreeMap::new();
+    for pod in view.in_namespace(&POD, &set.key().namespace).filter(|pod| is_active(pod)) {
+        if pod.controller().is_some_and(|owner| siblings.contains(&owner.uid)) {
+            *crowds.entry(pod.text("/spec/nodeName").to_owned()).or_default() += 1;
+        }
+    }
+    crowds
+}
+
+type Rank = (bool, u8, bool, i64, Reverse<usize>, Reverse<Option<Timestamp>>, Reverse<i64>, Reverse<Option<Timestamp>>, String);
+
+/// The pods that rank lowest go first: unassigned, pending, not ready, cheap to delete, on a crowded
+/// node, ready for a shorter time, restarted more often, younger.
+fn rank(pod: &Object, crowds: &BTreeMap<String, usize>) -> Rank {
+    let node = pod.text("/spec/nodeName");
+    let phase = match pod.text("/status/phase") {
+        "Running" => 2,
+        "Unknown" => 1,
+        _ => 0,
+    };
+    let cost = pod.annotation("controller.kubernetes.io/pod-deletion-cost");
+    let restarts = pod
+        .list("/status/containerStatuses")
+        .iter()
+        .filter_map(|status| status.get("restartCount")?.as_i64())
+        .max();
+    (
+        !node.is_empty(),
+        phase,
+        pod.condition_status("Ready") == "True",
+        cost.and_then(|cost| cost.parse().ok()).unwrap_or_default(),
+        Reverse(crowds.get(node).copied().unwrap_or_default()),
+        Reverse(ready_since(pod)),
+        Reverse(restarts.unwrap_or_default()),
+        Reverse(pod.created()),
+        pod.name().to_owned(),
+    )
+}
+
+fn ready_since(pod: &Object) -> Option<Timestamp> {
+    let ready = pod.condition("Ready").filter(|condition| condition["status"] == "True")?;
+    conditions::text(ready, "lastTransitionTime").parse().ok()
+}
+
+/// The status as it should be; asks again when a pod will have been ready for long enough.
+fn status(
+    set: &Object,
+    pods: &[&Arc<Object>],
+    cx: &DecideCx<'_>,
+    decision: &mut Decision,
+) -> Value {
+    let min_ready = set.integer("/spec/minReadySeconds").unwrap_or_default();
+    let (mut labelled, mut ready, mut available) = (0, 0, 0);
+    for pod in pods {
+        let labels = set.map("/spec/template/metadata/labels");
+        if labels.into_iter().flatten().all(|(key, value)| pod.label(key) == value.as_str()) {
+            labelled += 1;
+        }
+        let Some(since) = ready_since(pod) else { continue };
+        ready += 1;
+        let left = min_ready - cx.now.duration_since(since).as_secs();
+        if min_ready == 0 || left <= 0 {
+            available += 1;
+        } else {
+            decision.again(Duration::from_secs(left.unsigned_abs()));
+        }
+    }
+    let mut status = json!({
+        "replicas": pods.len(),
+        "observedGeneration": set.integer("/metadata/generation").unwrap_or_default(),
+    });
+    for (name, count) in [
+        ("fullyLabeledReplicas", labelled),
+        ("readyReplicas", ready),
+        ("availableReplicas", available),
+    ] {
+        if count > 0 {
+            status[name] = count.into();
+        }
+    }
+    if let Some(conditions) = set.get("/status/conditions") {
+        status["conditions"] = conditions.clone();
+    }
+    status
+}

@@ -1,0 +1,69 @@
+//! Values written as upstream's messages write them, which is Go's `%v`, `%q` or `%#v`.
+
+use serde_json::{Map, Value};
+
+/// A value in an error message: text quoted, numbers plain, maps of text as `map[string]string{..}`.
+pub fn value(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Object(map) if map.values().all(Value::is_string) => labels(map),
+        other => other.to_string(),
+    }
+}
+
+/// `map[string]string{"app":"web"}`.
+pub fn labels(map: &Map<String, Value>) -> String {
+    let mut entries: Vec<_> =
+        map.iter().map(|(key, value)| format!("{key:?}:{}", self::value(value))).collect();
+    entries.sort();
+    format!("map[string]string{{{}}}", entries.join(", "))
+}
+
+/// `v1.LabelSelector{MatchLabels:.., MatchExpressions:..}`.
+pub fn label_selector(selector: &Value) -> String {
+    let match_labels = match selector["matchLabels"].as_object() {
+        Some(map) => labels(map),
+        None => "map[string]string(nil)".to_owned(),
+    };
+    let one = |expression: &Value| {
+        let values = match expression["values"].as_array() {
+            Some(values) => {
+                let values: Vec<_> = values.iter().map(self::value).collect();
+                format!("[]string{{{}}}", values.join(", "))
+            }
+            None => "[]string(nil)".to_owned(),
+        };
+        format!(
+            "v1.LabelSelectorRequirement{{Key:{}, Operator:{}, Values:{values}}}",
+            value(&expression["key"]),
+            value(&expression["operator"]),
+        )
+    };
+    let expressions = match selector["matchExpressions"].as_array() {
+        Some(list) => {
+            let list: Vec<_> = list.iter().map(one).collect();
+            format!("[]v1.LabelSelectorRequirement{{{}}}", list.join(", "))
+        }
+        None => "[]v1.LabelSelectorRequirement(nil)".to_owned(),
+    };
+    format!("v1.LabelSelector{{MatchLabels:{match_labels}, MatchExpressions:{expressions}}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn writes_as_go() {
+        assert_eq!(value(&json!("a\"b")), r#""a\"b""#);
+        assert_eq!(value(&json!({"b": "2", "a": "1"})), r#"map[string]string{"a":"1", "b":"2"}"#);
+        assert_eq!(
+            label_selector(&json!({"matchLabels": {"app": "web"}})),
+            "v1.LabelSelector{MatchLabels:map[string]string{\"app\":\"web\"}, \
+             MatchExpressions:[]v1.LabelSelectorRequirement(nil)}"
+        );
+    }
+}

@@ -1,0 +1,606 @@
+//! From a scenario to a plan: everything that can be wrong before a cluster is up is found here.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use crate::condition::{Compiled, Condition};
+use crate::fault::{FaultKind, FaultSpec};
+use crate::lever::LeverKind;
+use crate::plan::{
+    Action, Blast, Check, Ends, FORMAT, FaultStep, Given, ObjectRef, Plan, START, Step, Word, end_of,
+};
+use crate::read::{Notes, Placed, did_you_mean};
+use crate::roles::{Ref, Who};
+use crate::scenario::{GivenEntry, Scenario, check_manifest};
+use crate::steps::{ActionEntry, CheckEntry, FaultEntry, StepEntry};
+use crate::target::{ClusterSpec, Parameters, Role};
+use crate::window::{self, Window};
+use crate::yaml::{self, Part, Path, Problems};
+
+/// How long what settles must stay true if the scenario does not say.
+const HOLD: Duration = Duration::from_secs(5);
+
+/// Reads a file that a scenario names, by its path relative to the scenario's own.
+pub type Files<'a> = &'a dyn Fn(&str) -> Result<String, String>;
+
+/// Makes plans.
+pub struct Planner<'a> {
+    /// The faults there are.
+    pub registry: &'a [FaultKind],
+    /// The ids of the documented behaviours; absent to take any.
+    pub behaviours: Option<&'a BTreeSet<String>>,
+    /// The invariants that the judge knows; absent to take any.
+    pub invariants: Option<&'a BTreeSet<String>>,
+    /// Reads files that scenarios name.
+    pub files: Files<'a>,
+    /// The timings of clusters, where a scenario does not say otherwise.
+    pub parameters: Parameters,
+    /// Planted defects to switch on.
+    pub sabotages: &'a [String],
+}
+
+impl Planner<'_> {
+    /// Makes the plan of a scenario, or says everything that is wrong with it.
+    pub fn plan(&self, id: &str, scenario: &Scenario, seed: u64) -> Result<Plan, Problems> {
+        let work = Work::new(self, scenario);
+        work.known("behaviour", &scenario.proves, self.behaviours);
+        work.known("invariant", &scenario.invariants, self.invariants);
+        let given = work.given();
+        work.bindings();
+        let steps = work.steps();
+        work.unused();
+        let needs = work.needs(&steps);
+        let plan = Plan {
+            format: FORMAT,
+            scenario: id.to_string(),
+            title: scenario.title.clone(),
+            proves: scenario.proves.iter().map(|id| id.value.clone()).collect(),
+            seed,
+            cluster: ClusterSpec {
+                control_planes: scenario.cluster.control_planes,
+                workers: scenario.cluster.workers,
+                parameters: work.parameters,
+                sabotages: self.sabotages.to_vec(),
+            },
+            blast: scenario.blast.unwrap_or_else(|| implied_blast(scenario, &needs)),
+            needs: needs.into_iter().collect(),
+            given,
+            bind: ordered(&scenario.bind),
+            workload: scenario.workload.clone(),
+            steps,
+            invariants: scenario.invariants.iter().map(|name| name.value.clone()).collect(),
+        };
+        work.notes.finish(plan)
+    }
+}
+
+/// What its faults and its workload imply, if a scenario does not say what it may break.
+fn implied_blast(scenario: &Scenario, needs: &BTreeSet<LeverKind>) -> Blast {
+    let is_mild = |need: &LeverKind| matches!(need, LeverKind::Api | LeverKind::KillContainer);
+    match (needs.is_empty(), needs.iter().all(is_mild)) {
+        (true, _) if scenario.workload.is_none() => Blast::Namespace,
+        (_, true) => Blast::Nodes,
+        _ => Blast::Cluster,
+    }
+}
+
+/// Bindings in an order in which each can be resolved; what is left over comes last.
+fn ordered(bind: &IndexMap<String, Placed<Vec<Who>>>) -> IndexMap<String, Vec<Who>> {
+    let is_rest = |who: &Who| matches!(who, Who::Others(_) | Who::OtherMembers);
+    let mut order = IndexMap::new();
+    for rest in [false, true] {
+        for _ in 0..bind.len() {
+            for (name, roles) in bind {
+                let ready = roles.value.iter().all(|who| {
+                    who.binding().is_none_or(|other| !bind.contains_key(other) || order.contains_key(other))
+                });
+                if ready && roles.value.iter().any(is_rest) == rest && !order.contains_key(name) {
+                    order.insert(name.clone(), roles.value.clone());
+                }
+            }
+        }
+    }
+    for (name, roles) in bind {
+        order.entry(name.clone()).or_insert_with(|| roles.value.clone());
+    }
+    order
+}
+
+/// A fault step that was read so far.
+struct Injected {
+    name: String,
+    ends_itself: bool,
+    is_healed: bool,
+}
+
+struct Work<'a> {
+    planner: &'a Planner<'a>,
+    scenario: &'a Scenario,
+    notes: Notes<'a>,
+    parameters: Parameters,
+    /// Bound names, and whether they stand for pods.
+    bound: RefCell<BTreeMap<String, (bool, Path)>>,
+    used: RefCell<BTreeSet<String>>,
+    /// How many placeholders were handed out.
+    placeholders: RefCell<usize>,
+}
+
+impl<'a> Work<'a> {
+    fn new(planner: &'a Planner<'a>, scenario: &'a Scenario) -> Self {
+        let notes = Notes::new(&scenario.document);
+        let mut parameters = planner.parameters;
+        for (name, value) in &scenario.cluster.parameters {
+            match window::evaluate(&value.value, &planner.parameters) {
+                Ok(duration) => set(&mut parameters, name, duration),
+                Err(error) => notes.wrong(&value.at, error.message, error.hint),
+            }
+        }
+        Self {
+            planner,
+            scenario,
+            notes,
+            parameters,
+            bound: RefCell::default(),
+            used: RefCell::default(),
+            placeholders: RefCell::default(),
+        }
+    }
+
+    fn known(&self, what: &str, names: &[Placed<String>], known: Option<&BTreeSet<String>>) {
+        let Some(known) = known else { return };
+        let words: Vec<&str> = known.iter().map(String::as_str).collect();
+        for name in names.iter().filter(|name| !known.contains(&name.value)) {
+            let hint = match did_you_mean(&name.value, &words) {
+                all if all.starts_with("known: ") && words.len() > 30 => {
+                    format!("`shakedown list {what}s` has them all")
+                }
+                hint => hint,
+            };
+            self.notes.wrong(&name.at, format!("no {what} `{}` is known", name.value), hint);
+        }
+    }
+
+    fn duration(&self, text: &Placed<String>) -> Duration {
+        window::evaluate(&text.value, &self.parameters).unwrap_or_else(|error| {
+            self.notes.wrong(&text.at, error.message, error.hint);
+            Duration::ZERO
+        })
+    }
+
+    fn load(&self, file: &Placed<String>) -> Vec<Value> {
+        let text = match (self.planner.files)(&file.value) {
+            Ok(text) => text,
+            Err(why) => {
+                let hint = "the path is relative to the scenario's own file";
+                self.notes.wrong(&file.at, format!("cannot read `{}`: {why}", file.value), hint);
+                return Vec::new();
+            }
+        };
+        let documents = match yaml::parse(&file.value, &text) {
+            Ok(documents) => documents,
+            Err(Problems(problems)) => {
+                problems.into_iter().for_each(|problem| self.notes.add(problem));
+                return Vec::new();
+            }
+        };
+        if documents.is_empty() {
+            self.notes.wrong(&file.at, format!("`{}` has no manifest", file.value), "");
+        }
+        let mut objects = Vec::new();
+        for document in &documents {
+            let notes = Notes::new(document);
+            check_manifest(&notes, &Path::new(), &document.value);
+            if let Err(Problems(problems)) = notes.finish(()) {
+                problems.into_iter().for_each(|problem| self.notes.add(problem));
+            }
+            objects.push(document.value.clone());
+        }
+        objects
+    }
+
+    fn bind(&self, name: &str, is_pods: bool, at: &Path) {
+        let before = self.bound.borrow_mut().insert(name.to_string(), (is_pods, at.clone()));
+        if before.is_some() {
+            self.notes.wrong(at, format!("`{name}` is bound twice"), "choose another name");
+        }
+    }
+
+    fn given(&self) -> Vec<Given> {
+        let mut given = Vec::new();
+        for entry in &self.scenario.given {
+            let (objects, on, bound_as) = match &entry.value {
+                GivenEntry::File(file, bound_as) => (self.load(file), None, bound_as),
+                GivenEntry::Objects { objects, on, bound_as } => {
+                    objects.iter().for_each(|object| {
+                        check_manifest(&self.notes, &entry.at, object);
+                    });
+                    (objects.clone(), on.clone(), bound_as)
+                }
+            };
+            if let Some(name) = bound_as {
+                let is_pods = objects.first().is_some_and(|object| object["kind"] == "Pod");
+                self.bind(name, is_pods, &entry.at);
+                if objects.len() > 1 {
+                    self.notes.wrong(&entry.at, "`as:` names one object, and there are several", "");
+                }
+            }
+            if let Some(who) = &on {
+                self.who(who, &entry.at);
+            }
+            given.extend(objects.into_iter().map(|object| Given {
+                object,
+                on: on.clone(),
+                bound_as: bound_as.clone(),
+            }));
+        }
+        given
+    }
+
+    fn bindings(&self) {
+        for (name, roles) in &self.scenario.bind {
+            let is_pods = roles.value.iter().any(|who| who.is_pods() == Some(true));
+            self.bind(name, is_pods, &roles.at);
+        }
+        for roles in self.scenario.bind.values() {
+            roles.value.iter().for_each(|who| self.who(who, &roles.at));
+        }
+    }
+
+    fn uses(&self, name: &str, at: &Path) {
+        self.used.borrow_mut().insert(name.to_string());
+        let bound = self.bound.borrow();
+        if !bound.contains_key(name) {
+            let known: Vec<&str> = bound.keys().map(String::as_str).collect();
+            let hint = if known.is_empty() {
+                "bind it in `bind:`, or by `as:` of a given object".to_string()
+            } else {
+                did_you_mean(name, &known)
+            };
+            self.notes.wrong(at, format!("`{name}` is not bound"), hint);
+        }
+    }
+
+    fn unused(&self) {
+        let used = self.used.borrow();
+        for (name, (_, at)) in self.bound.borrow().iter() {
+            if !used.contains(name) {
+                self.notes.wrong(at, format!("`{name}` is bound but never used"), "drop it, or use it");
+            }
+        }
+    }
+
+    /// Notes a role that nobody can play in a cluster of this size.
+    fn who(&self, who: &Who, at: &Path) {
+        if let Some(name) = who.binding() {
+            self.uses(name, at);
+        }
+        let (planes, workers) = (self.scenario.cluster.control_planes, self.scenario.cluster.workers);
+        let too_few = |needed: u32, there: u32, what: &str| {
+            if there < needed {
+                self.notes.wrong(
+                    at,
+                    format!("nobody can be `{who}` with {there} {what}"),
+                    format!("ask for at least {needed} in `cluster:`"),
+                );
+            }
+        };
+        match who {
+            Who::Any(Role::Worker) | Who::All(Role::Worker) => too_few(1, workers, "workers"),
+            Who::Others(Role::Worker) => too_few(2, workers, "workers"),
+            Who::Others(Role::ControlPlane) | Who::Follower | Who::Followers | Who::OtherMembers => {
+                too_few(2, planes, "control planes");
+            }
+            Who::Minority => too_few(3, planes, "control planes"),
+            Who::Node(Ref::Name(name)) => self.node(name, at),
+            _ => {}
+        }
+    }
+
+    fn node(&self, name: &str, at: &Path) {
+        let cluster = &self.scenario.cluster;
+        let nodes: Vec<String> = (1..=cluster.control_planes)
+            .map(|n| format!("cp-{n}"))
+            .chain((1..=cluster.workers).map(|n| format!("worker-{n}")))
+            .collect();
+        if !nodes.iter().any(|node| node == name) {
+            let known: Vec<&str> = nodes.iter().map(String::as_str).collect();
+            let hint = did_you_mean(name, &known[..known.len().min(20)]);
+            self.notes.wrong(at, format!("the cluster has no node `{name}`"), hint);
+        }
+    }
+
+    /// Notes the bindings in a value's texts.
+    fn texts(&self, value: &Value, at: &Path) {
+        match value {
+            Value::String(text) => {
+                if let Ref::Binding(name) = Ref::parse(text) {
+                    self.uses(&name, at);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.texts(item, at)),
+            Value::Object(fields) => fields.values().for_each(|field| self.texts(field, at)),
+            _ => {}
+        }
+    }
+
+    fn object(&self, object: &ObjectRef, at: &Path) {
+        self.texts(&Value::String(object.name.clone()), at);
+    }
+
+    fn condition(&self, condition: &Condition, at: &Path) {
+        if let Some(object) = &condition.object {
+            self.texts(&Value::String(object.name.clone()), at);
+            self.texts(&object.fields, at);
+        }
+        // The expression was compiled when it was read.
+        let Ok(compiled) = Compiled::new(condition) else { return };
+        for name in &compiled.sees().names {
+            if !["object", "objects", "cluster"].contains(&name.as_str()) {
+                self.uses(name, &[at.clone(), vec![Part::Key("cel".into())]].concat());
+            }
+        }
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut moments = vec![START.to_string()];
+        let mut faults: Vec<Injected> = Vec::new();
+        let mut steps = Vec::new();
+        let later = self.moments();
+        for (index, entry) in self.scenario.steps.iter().enumerate() {
+            let moment = later[index].clone();
+            if moments.contains(&moment) {
+                let at = entry.value.name.as_ref().map_or(&entry.at, |name| &name.at);
+                self.notes.wrong(at, format!("the moment `{moment}` is named twice"), "choose another name");
+            }
+            let action = self.action(index, entry, &moments, &mut faults, &moment);
+            if matches!(action, Action::Fault(_)) {
+                moments.push(end_of(&moment));
+            }
+            moments.push(moment.clone());
+            let (line, _) = self.scenario.document.locate(&entry.at);
+            let source = format!("{}:{line}", self.scenario.document.source.name);
+            steps.push(Step { index, moment, source, action });
+        }
+        for (step, entry) in steps.iter().zip(&self.scenario.steps) {
+            if let Action::Fault(FaultStep { ends: Ends::AtMoment(moment), .. }) = &step.action
+                && !later[step.index + 1..].contains(moment)
+            {
+                let known: Vec<&str> = later[step.index + 1..].iter().map(String::as_str).collect();
+                let at = [entry.at.clone(), vec![Part::Key("until".into())]].concat();
+                let message = format!("no later step has the moment `{moment}`");
+                self.notes.wrong(&at, message, did_you_mean(moment, &known));
+            }
+        }
+        steps
+    }
+
+    /// The name of every step's moment.
+    fn moments(&self) -> Vec<String> {
+        let is_nameless_heal = |entry: &&Placed<StepEntry>| {
+            matches!(entry.value.action, ActionEntry::Heal(_)) && entry.value.name.is_none()
+        };
+        let heals = self.scenario.steps.iter().filter(is_nameless_heal).count();
+        let name = |(index, entry): (usize, &Placed<StepEntry>)| match (&entry.value.name, &entry.value.action) {
+            (Some(name), _) => name.value.clone(),
+            (None, ActionEntry::Heal(_)) if heals == 1 => "heal".to_string(),
+            (None, ActionEntry::Heal(fault)) => format!("heal-{}", fault.value),
+            (None, _) => format!("step-{index}"),
+        };
+        self.scenario.steps.iter().enumerate().map(name).collect()
+    }
+
+    fn action(
+        &self,
+        index: usize,
+        entry: &Placed<StepEntry>,
+        moments: &[String],
+        faults: &mut Vec<Injected>,
+        moment: &str,
+    ) -> Action {
+        let at = &entry.at;
+        match &entry.value.action {
+            ActionEntry::ApplyFile(file) => Action::Apply(self.load(file)),
+            ActionEntry::Apply(objects) => {
+                for object in objects {
+                    check_manifest(&self.notes, at, object);
+                    self.texts(object, at);
+                }
+                Action::Apply(objects.clone())
+            }
+            ActionEntry::Delete(object) => {
+                self.object(object, at);
+                Action::Delete(object.clone())
+            }
+            ActionEntry::Patch(object, fields) => {
+                self.object(object, at);
+                self.texts(fields, at);
+                Action::Patch { object: object.clone(), fields: fields.clone() }
+            }
+            ActionEntry::Scale(object, replicas) => {
+                self.object(object, at);
+                Action::Scale { object: object.clone(), replicas: *replicas }
+            }
+            ActionEntry::Wait(time) => Action::Wait { time: self.duration(time) },
+            ActionEntry::Heal(fault) => {
+                self.heal(fault, faults);
+                Action::Heal { fault: fault.value.clone() }
+            }
+            ActionEntry::Fault(fault) => {
+                let step = self.fault(fault, at, moment);
+                let ends_itself = !matches!(step.ends, Ends::WithScenario);
+                faults.push(Injected { name: moment.into(), ends_itself, is_healed: false });
+                Action::Fault(step)
+            }
+            ActionEntry::Check(check) => {
+                Action::Check(self.check(index, check, at, moments))
+            }
+        }
+    }
+
+    fn heal(&self, fault: &Placed<String>, faults: &mut [Injected]) {
+        let names: Vec<String> = faults.iter().map(|fault| fault.name.clone()).collect();
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        let Some(found) = faults.iter_mut().find(|known| known.name == fault.value) else {
+            let message = format!("no fault before this step is named `{}`", fault.value);
+            self.notes.wrong(&fault.at, message, did_you_mean(&fault.value, &known));
+            return;
+        };
+        if found.is_healed || found.ends_itself {
+            self.notes.wrong(
+                &fault.at,
+                format!("`{}` is already ended by another step, `for:` or `until:`", fault.value),
+                "end it once",
+            );
+        }
+        found.is_healed = true;
+    }
+
+    fn fault(&self, entry: &FaultEntry, at: &Path, moment: &str) -> FaultStep {
+        entry.on.iter().chain(entry.sides.iter().flatten()).for_each(|who| self.who(who, at));
+        entry.fields.values().for_each(|field| self.texts(field, at));
+        if let Some(condition) = &entry.until {
+            self.condition(condition, at);
+        }
+        let step = FaultStep {
+            fault: entry.fault.value.clone(),
+            on: entry.on.clone(),
+            sides: entry.sides.clone(),
+            fields: entry.fields.clone(),
+            ends: match (&entry.lasts, &entry.until_moment, &entry.until) {
+                (Some(time), ..) => Ends::After(self.duration(time)),
+                (_, Some(name), _) => Ends::AtMoment(name.value.clone()),
+                (_, _, Some(condition)) => Ends::When(condition.clone()),
+                _ => Ends::WithScenario,
+            },
+        };
+        let names: Vec<&str> = self.planner.registry.iter().map(|kind| kind.name).collect();
+        let Some(kind) = self.planner.registry.iter().find(|kind| kind.name == entry.fault.value) else {
+            let message = format!("no fault `{}` is known", entry.fault.value);
+            self.notes.wrong(&entry.fault.at, message, did_you_mean(&entry.fault.value, &names));
+            return step;
+        };
+        let spec = FaultSpec {
+            fault: kind.name.to_string(),
+            name: moment.to_string(),
+            on: entry.on.iter().map(|who| self.placeholder(who)).collect(),
+            sides: entry
+                .sides
+                .iter()
+                .map(|side| side.iter().map(|who| self.placeholder(who)).collect())
+                .collect(),
+            fields: entry.fields.clone(),
+        };
+        if let Err(error) = (kind.build)(&spec) {
+            let mut place = at.clone();
+            if !error.field.is_empty() {
+                place.push(Part::Key(error.field.clone()));
+            }
+            self.notes.wrong(&place, error.message, error.hint);
+        }
+        step
+    }
+
+    /// A name that stands for whoever has the role, so that a fault can be built before anybody has.
+    fn placeholder(&self, who: &Who) -> String {
+        let number = {
+            let mut count = self.placeholders.borrow_mut();
+            *count += 1;
+            *count
+        };
+        let bound = self.bound.borrow();
+        let is_pods = who.is_pods().unwrap_or_else(|| {
+            who.binding().and_then(|name| bound.get(name)).is_some_and(|(is_pods, _)| *is_pods)
+        });
+        match who {
+            Who::Node(Ref::Name(name)) => name.clone(),
+            _ if is_pods => format!("namespace/pod-{number}"),
+            _ => format!("node-{number}"),
+        }
+    }
+
+    fn check(&self, index: usize, entry: &CheckEntry, at: &Path, moments: &[String]) -> Check {
+        self.condition(&entry.condition.value, &entry.condition.at);
+        let after = match &entry.after {
+            Some(after) => {
+                if !moments.contains(&after.value) {
+                    let known: Vec<&str> = moments.iter().map(String::as_str).collect();
+                    self.notes.wrong(
+                        &after.at,
+                        format!("no step before this one has the moment `{}`", after.value),
+                        did_you_mean(&after.value, &known),
+                    );
+                }
+                after.value.clone()
+            }
+            None => moments.last().cloned().unwrap_or_else(|| START.to_string()),
+        };
+        let hold = entry.hold.as_ref().map(|hold| self.duration(hold));
+        let window = match (&entry.within, hold) {
+            (Some((low, high)), _) => {
+                let window = Window { low: self.duration(low), high: self.duration(high) };
+                if window.low > window.high {
+                    let message = format!("the window {window} can never be met");
+                    self.notes.wrong(&low.at, message, "its first bound is its lower one");
+                }
+                window
+            }
+            (None, Some(high)) if !entry.word.blocks() => Window { low: Duration::ZERO, high },
+            _ => {
+                let hint = format!("add for example `within: [0s, 20s]`, after `{after}`");
+                self.notes.wrong(at, format!("`{}` without a window", entry.word), hint);
+                Window { low: Duration::ZERO, high: Duration::ZERO }
+            }
+        };
+        if let Some(text) = &entry.hold {
+            match entry.word {
+                Word::Eventually => {
+                    self.notes.wrong(&text.at, "`eventually` asks for a moment, not for a time", "say `settles`");
+                }
+                Word::Always | Word::Never if entry.within.is_some() => {
+                    self.notes.wrong(&text.at, "`within:` and `for:` say the same here", "drop one");
+                }
+                _ => {}
+            }
+        }
+        Check {
+            id: format!("step-{index}/{}", entry.word),
+            word: entry.word,
+            condition: entry.condition.value.clone(),
+            window,
+            after,
+            hold: if entry.word == Word::Settles { hold.unwrap_or(HOLD) } else { Duration::ZERO },
+        }
+    }
+
+    fn needs(&self, steps: &[Step]) -> BTreeSet<LeverKind> {
+        let mut needs: BTreeSet<LeverKind> = self.scenario.needs.iter().copied().collect();
+        for step in steps {
+            if let Action::Fault(fault) = &step.action
+                && let Some(kind) = self.planner.registry.iter().find(|kind| kind.name == fault.fault)
+            {
+                needs.extend(kind.needs);
+            }
+        }
+        needs
+    }
+}
+
+fn set(parameters: &mut Parameters, name: &str, value: Duration) {
+    let field = match name {
+        "monitor" => &mut parameters.monitor,
+        "grace" => &mut parameters.grace,
+        "heartbeat" => &mut parameters.heartbeat,
+        "lease" => &mut parameters.lease,
+        "renew" => &mut parameters.renew,
+        "retry" => &mut parameters.retry,
+        "T" => &mut parameters.toleration,
+        "election" => &mut parameters.election,
+        // Unknown names were noted when the scenario was read.
+        _ => return,
+    };
+    *field = value;
+}
