@@ -45,7 +45,9 @@ async fn read<'a>(
     path: &str,
 ) -> Result<(String, Option<Value>), FaultError> {
     let doing = format!("failed to get {path}");
-    match send(endpoints, &doing, &Call { method: "GET", path, media: "", body: &Value::Null }).await? {
+    match send(endpoints, &doing, &Call { method: "GET", path, media: "", body: &Value::Null })
+        .await?
+    {
         (node, Ok(object)) => Ok((node, Some(object))),
         (node, Err(status)) if status.code == 404 => Ok((node, None)),
         (node, Err(status)) => Err(refused(doing, &node, &status)),
@@ -125,7 +127,11 @@ struct Call<'a> {
     body: &'a Value,
 }
 
-async fn write(endpoints: &[Endpoint], doing: String, call: &Call<'_>) -> Result<Written, FaultError> {
+async fn write(
+    endpoints: &[Endpoint],
+    doing: String,
+    call: &Call<'_>,
+) -> Result<Written, FaultError> {
     match send(endpoints.iter(), &doing, call).await? {
         (_, Ok(object)) => Ok(Written::Done(object)),
         (_, Err(status)) if status.code == 404 => Ok(Written::Absent),
@@ -148,11 +154,9 @@ async fn send<'a>(
 ) -> Result<(String, Result<Value, Box<kube::core::Status>>), FaultError> {
     let mut whys = Vec::new();
     for endpoint in endpoints {
-        let answer = tokio::time::timeout(
-            PATIENCE,
-            endpoint.client.request::<Value>(request(doing, call)?),
-        )
-        .await;
+        let answer =
+            tokio::time::timeout(PATIENCE, endpoint.client.request::<Value>(request(doing, call)?))
+                .await;
         match answer {
             Ok(Ok(object)) => return Ok((endpoint.node.clone(), Ok(object))),
             Ok(Err(kube::Error::Api(status))) if status.code < 500 => {

@@ -57,8 +57,10 @@ fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
 
 impl ContainerKill {
     async fn look(&self, cx: &mut FaultCx<'_>, pod: &str) -> Result<Before, FaultError> {
-        let failed =
-            |why: &str| FaultError::Api { doing: format!("failed to find pod {pod}"), why: why.to_owned() };
+        let failed = |why: &str| FaultError::Api {
+            doing: format!("failed to find pod {pod}"),
+            why: why.to_owned(),
+        };
         let Some(object) = api::get(cx.endpoints, &api::pod_path(pod)).await?.1 else {
             return Err(failed("there is no such pod"));
         };
@@ -98,7 +100,10 @@ impl ContainerKill {
         let text = format!("container {} of {} {word}", before.container.id, before.pod);
         let mut evidence = vec![counter(text, !runs, None)];
 
-        let object = api::get_elsewhere(cx.endpoints, &api::pod_path(&before.pod)).await?.1.unwrap_or_default();
+        let object = api::get_elsewhere(cx.endpoints, &api::pod_path(&before.pod))
+            .await?
+            .1
+            .unwrap_or_default();
         let status = status(&object, name);
         let restarts = status["restartCount"].as_u64().unwrap_or(0);
         let gone = object["metadata"]["uid"] != before.container.pod_uid.as_str();
@@ -218,7 +223,6 @@ fn status<'a>(pod: &'a Value, container: &str) -> &'a Value {
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::scripted::{World, life, life_of, spec};
 
     #[tokio::test(start_paused = true)]

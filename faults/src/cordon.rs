@@ -80,7 +80,10 @@ impl Cordon {
             let (by, seen) = api::get_elsewhere(endpoints, &path).await?;
             let seen = seen.unwrap_or_default();
             evidence.push(behaviour(
-                format!("the API server on {by} says that {name} is {}", word(unschedulable(&seen))),
+                format!(
+                    "the API server on {by} says that {name} is {}",
+                    word(unschedulable(&seen))
+                ),
                 !seen.is_null() && unschedulable(&seen) == wanted,
                 None,
             ));

@@ -128,16 +128,16 @@ pub(crate) async fn dropped(
 
 async fn answer(cx: &mut FaultCx<'_>, probe: Probe) -> AnswerView {
     match cx.target.probe(&probe).await {
-        Ok(Reading::Answer { ok, detail }) => AnswerView {
-            ok,
-            reading: Some(Reading::Answer { ok, detail: detail.clone() }),
-            detail,
-        },
+        Ok(Reading::Answer { ok, detail }) => {
+            AnswerView { ok, reading: Some(Reading::Answer { ok, detail: detail.clone() }), detail }
+        }
         Ok(other) => {
             AnswerView { ok: false, detail: mismatch("answer", &other).to_string(), reading: None }
         }
         // Neither an answer nor its absence was seen, so that this may prove nothing.
-        Err(error) => AnswerView { ok: false, detail: format!("not asked: {error}"), reading: None },
+        Err(error) => {
+            AnswerView { ok: false, detail: format!("not asked: {error}"), reading: None }
+        }
     }
 }
 

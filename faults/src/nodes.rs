@@ -136,11 +136,16 @@ impl Victims {
                 break;
             }
         }
-        last.unwrap_or_else(|| behaviour(format!("nobody is left to reach for {name}"), false, None))
+        last.unwrap_or_else(|| {
+            behaviour(format!("nobody is left to reach for {name}"), false, None)
+        })
     }
 
     /// An untouched node that can reach another one now; if it is the only one, that it runs as before.
-    async fn witness(&self, cx: &mut FaultCx<'_>) -> Result<(Option<String>, Evidence), TargetError> {
+    async fn witness(
+        &self,
+        cx: &mut FaultCx<'_>,
+    ) -> Result<(Option<String>, Evidence), TargetError> {
         let untouched = self.untouched(cx);
         let mut refusals = Vec::new();
         for from in &untouched {
@@ -159,7 +164,8 @@ impl Victims {
             let runs = state == NodeState::Running;
             return Ok((runs.then(|| only.clone()), control(text, runs, Some(reading))));
         }
-        let why = if refusals.is_empty() { "there is none".to_owned() } else { refusals.join("; ") };
+        let why =
+            if refusals.is_empty() { "there is none".to_owned() } else { refusals.join("; ") };
         Ok((None, control(format!("no untouched node can bear witness: {why}"), false, None)))
     }
 

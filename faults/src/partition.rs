@@ -212,7 +212,8 @@ impl Partition {
             }
             refusals.push(format!("{from} to {to}: {}", answer.detail));
         }
-        let why = if refusals.is_empty() { "there is none".to_owned() } else { refusals.join("; ") };
+        let why =
+            if refusals.is_empty() { "there is none".to_owned() } else { refusals.join("; ") };
         control(format!("no path beside the cut answers as before: {why}"), false, None)
     }
 }

@@ -70,8 +70,11 @@ fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
 
 impl PodDelete {
     fn namespaces(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            self.pods.iter().map(|pod| pod.split_once('/').map_or("default", |(ns, _)| ns).to_owned()).collect();
+        let mut names: Vec<_> = self
+            .pods
+            .iter()
+            .map(|pod| pod.split_once('/').map_or("default", |(ns, _)| ns).to_owned())
+            .collect();
         names.dedup();
         names
     }
@@ -120,7 +123,9 @@ impl Fault for PodDelete {
         }
         self.others.clear();
         for namespace in self.namespaces() {
-            for found in api::list(cx.endpoints, &format!("/api/v1/namespaces/{namespace}/pods")).await? {
+            for found in
+                api::list(cx.endpoints, &format!("/api/v1/namespaces/{namespace}/pods")).await?
+            {
                 let name = found["metadata"]["name"].as_str().unwrap_or_default();
                 let key = format!("{namespace}/{name}");
                 let lives = found["metadata"]["deletionTimestamp"].is_null();
@@ -145,7 +150,10 @@ impl Fault for PodDelete {
                 Written::Done(_) => {}
                 Written::Absent => return Err(absent(pod)),
                 Written::Conflict(why) => {
-                    return Err(FaultError::Api { doing: format!("failed to delete pod {pod}"), why });
+                    return Err(FaultError::Api {
+                        doing: format!("failed to delete pod {pod}"),
+                        why,
+                    });
                 }
             }
         }

@@ -85,13 +85,16 @@ impl Fault for ProcessStop {
         for (at, node) in self.processes.nodes.iter().enumerate() {
             let (before, sample) = (&self.processes.before[at], &first[at]);
             let view = process(cx, node, component).await?;
-            let stopped = [&view, sample]
-                .iter()
-                .all(|seen| seen.state == ProcessState::Stopped && seen.identity == before.identity);
+            let stopped = [&view, sample].iter().all(|seen| {
+                seen.state == ProcessState::Stopped && seen.identity == before.identity
+            });
             let gained = view.ticks.saturating_sub(sample.ticks);
             self.ticks.push(view.ticks);
             evidence.push(counter(
-                format!("{component} on {node} is {}, {gained} CPU ticks gained", word(&view.state)),
+                format!(
+                    "{component} on {node} is {}, {gained} CPU ticks gained",
+                    word(&view.state)
+                ),
                 stopped && gained == 0,
                 Some(view.reading),
             ));

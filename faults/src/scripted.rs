@@ -13,7 +13,8 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use shakedown_core::fault::{FaultCx, FaultError, FaultSpec, Proof};
 use shakedown_core::lever::{
-    Component, ContainerFact, Lever, LeverKind, NodeState, Probe, ProcessState, Reading, Traffic, Undo,
+    Component, ContainerFact, Lever, LeverKind, NodeState, Probe, ProcessState, Reading, Traffic,
+    Undo,
 };
 use shakedown_core::target::{
     ClusterFact, ClusterSpec, Endpoint, NodeFact, Observation, Parameters, Progress, Role, Target,
@@ -79,11 +80,8 @@ impl World {
         let mut inner = Inner { revision: 1, ..Inner::default() };
         for name in names {
             inner.nodes.insert((*name).to_owned(), (NodeState::Running, 1));
-            let components = if name.starts_with("cp") {
-                &Component::ALL[..4]
-            } else {
-                &Component::ALL[4..]
-            };
+            let components =
+                if name.starts_with("cp") { &Component::ALL[..4] } else { &Component::ALL[4..] };
             for component in components {
                 let process = Process { state: ProcessState::Running, generation: 1, ticks: 10 };
                 inner.processes.insert(((*name).to_owned(), *component), process);
@@ -315,7 +313,11 @@ impl Inner {
         let generation = process.generation;
         Ok(Reading::Process {
             state: process.state.clone(),
-            identity: if absent { String::new() } else { format!("{node}/{component}/{generation}") },
+            identity: if absent {
+                String::new()
+            } else {
+                format!("{node}/{component}/{generation}")
+            },
             ticks: process.ticks,
         })
     }
@@ -330,7 +332,8 @@ impl Inner {
             Traffic::All => true,
             _ => to.starts_with("cp"),
         };
-        let runs = |node: &str| self.nodes.get(node).is_some_and(|node| node.0 == NodeState::Running);
+        let runs =
+            |node: &str| self.nodes.get(node).is_some_and(|node| node.0 == NodeState::Running);
         let mut ok = listens && runs(from) && runs(to);
         // The request first; the answer flows only if the request arrived.
         for (sender, receiver) in [(from, to), (to, from)] {
@@ -437,11 +440,7 @@ impl Target for World {
         crate::ALL.iter().flat_map(|kind| kind.needs).copied().collect()
     }
 
-    async fn boot(
-        &mut self,
-        _: &ClusterSpec,
-        _: Progress<'_>,
-    ) -> Result<ClusterFact, TargetError> {
+    async fn boot(&mut self, _: &ClusterSpec, _: Progress<'_>) -> Result<ClusterFact, TargetError> {
         Ok(self.cluster())
     }
 
@@ -517,7 +516,7 @@ pub(crate) async fn life(fault: &str, on: &[&str], world: World) -> Life {
 
 /// The life of a fault, as the runner leads it.
 pub(crate) async fn life_of(step: &FaultSpec, mut world: World) -> Life {
-    let mut fault = crate::build(step).ok().expect("the step is right");
+    let mut fault = crate::build(step).unwrap_or_else(|error| panic!("the step is wrong: {error}"));
     world.lock().logged = fault.undos();
     let (cluster, endpoints) = (world.cluster(), world.endpoints());
     let mut cx = FaultCx { target: &mut world, cluster: &cluster, endpoints: &endpoints };

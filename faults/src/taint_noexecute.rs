@@ -81,7 +81,6 @@ impl Fault for TaintNoexecute {
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::scripted::{World, life, life_of, spec};
 
     #[tokio::test(start_paused = true)]

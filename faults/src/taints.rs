@@ -68,7 +68,10 @@ impl Taints {
             };
             let taints = taints(&node);
             if taints.iter().any(|taint| self.is_ours(taint)) {
-                return Err(FaultError::Api { doing, why: format!("it has {} already", self.text()) });
+                return Err(FaultError::Api {
+                    doing,
+                    why: format!("it has {} already", self.text()),
+                });
             }
             self.before.push((taints, version(&node)));
         }

@@ -5,7 +5,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::stream::BoxStream;
 use http::{HeaderName, HeaderValue, Response, header};
-use machinery::{Kind, Object, Status, table};
+use machinery::table::{IncludeObject, TableOptions, partial, table};
+use machinery::{Kind, Object, Status};
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -80,8 +81,17 @@ impl Answer {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Style {
     pub(crate) accept: Accept,
-    pub(crate) include: table::Include,
+    pub(crate) include: IncludeObject,
     pub(crate) now: env::Timestamp,
+    /// Whether a table says its columns.
+    pub(crate) has_headings: bool,
+}
+
+impl Style {
+    fn table(self, version: &'static str) -> TableOptions<'static> {
+        let Self { include, now, has_headings: headings, .. } = self;
+        TableOptions { version, include, headings, now }
+    }
 }
 
 /// Writes an answer, or the failure to come to one.
@@ -162,17 +172,15 @@ fn write_content(out: &mut Vec<u8>, content: Content, style: Style) -> Result<()
             Form::Object => write_list(out, &list)?,
             Form::Table(version) => {
                 let objects = objects(&list.items)?;
-                let mut table = table::of(list.kind, &objects, style.include, style.now);
-                table["apiVersion"] = format!("meta.k8s.io/{version}").into();
-                table["metadata"] = list_metadata(&list);
-                write_json(out, &table);
+                let metadata = list_metadata(&list);
+                write_json(out, &table(list.kind, &objects, metadata, style.table(version)));
             }
             Form::Metadata => {
                 let objects = objects(&list.items)?;
                 write_json(out, &json!({
                     "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                     "metadata": list_metadata(&list),
-                    "items": objects.iter().map(partial_metadata).collect::<Vec<_>>(),
+                    "items": objects.iter().map(|one| partial(one, "v1")).collect::<Vec<_>>(),
                 }));
             }
         },
@@ -193,24 +201,12 @@ pub(crate) fn write_object(
         Form::Object => stored.write(out)?,
         Form::Table(version) => {
             let object = stored.object()?;
-            let revision = stored.revision.to_string();
-            let mut table =
-                table::of(kind, std::slice::from_ref(&object), style.include, style.now);
-            table["apiVersion"] = format!("meta.k8s.io/{version}").into();
-            table["metadata"] = json!({"resourceVersion": revision});
-            write_json(out, &table);
+            let metadata = json!({"resourceVersion": stored.revision.to_string()});
+            write_json(out, &table(kind, [&object], metadata, style.table(version)));
         }
-        Form::Metadata => write_json(out, &partial_metadata(&stored.object()?)),
+        Form::Metadata => write_json(out, &partial(&stored.object()?, "v1")),
     }
     Ok(())
-}
-
-/// An object's metadata alone.
-pub(crate) fn partial_metadata(object: &Object) -> Value {
-    json!({
-        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
-        "metadata": object.get("/metadata").cloned().unwrap_or_default(),
-    })
 }
 
 fn objects(items: &[Stored]) -> Result<Vec<Object>, Status> {

@@ -181,3 +181,139 @@ fn kept(
     let kv = current.ok_or_else(|| status::not_found(request.kind, key))?;
     Ok(Written { stored: Stored::from(&kv), is_created: false, is_removed: false })
 }
+
+#[cfg(test)]
+mod tests {
+    use env::Sabotage;
+    use http::Method;
+    use serde_json::{Value, json};
+
+    use crate::Config;
+    use crate::testing::{MAPS, PODS, World, config_map, named, pod, text};
+
+    const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+
+    fn lease(holder: &str, transitions: i64) -> Value {
+        let mut lease = named("coordination.k8s.io/v1", "Lease", "lock");
+        lease["spec"] = json!({
+            "holderIdentity": holder, "leaseTransitions": transitions, "leaseDurationSeconds": 15,
+            "renewTime": "2026-01-01T00:00:00.000000Z",
+        });
+        lease
+    }
+
+    async fn hand_over(world: &World, holder: &str, transitions: i64) {
+        let path = format!("{LEASES}/lock");
+        let mut new = lease(holder, transitions);
+        let now = world.get(&path).await;
+        new["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
+        world.update(&path, &new).await;
+    }
+
+    async fn fenced(world: &World, fence: &str, method: Method, path: &str, body: Value) -> u16 {
+        let headers = [("x-shakedown-fence", fence)];
+        world.call_with(method, path, &headers, &body).await.0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deposed_leader_writes_nothing() {
+        let world = World::new().await;
+        let write = |fence: &'static str, name: &'static str| {
+            fenced(&world, fence, Method::POST, MAPS, config_map(name, "1"))
+        };
+        assert_eq!(write("lock/a/0", "too-early").await, 409, "nobody holds the lease");
+        world.create(LEASES, lease("a", 0)).await;
+        assert_eq!(write("lock/a/0", "held").await, 201);
+        assert_eq!(write("lock/a/1", "wrong").await, 409);
+        assert_eq!(write("nonsense", "wrong").await, 400);
+        hand_over(&world, "b", 1).await;
+        assert_eq!(write("lock/a/0", "deposed").await, 409);
+        assert_eq!(write("lock/b/1", "new").await, 201);
+        hand_over(&world, "b", 2).await;
+        assert_eq!(write("lock/b/1", "before").await, 409, "it lost the lease in between");
+        world.audit();
+        let path = format!("{MAPS}/held");
+        let patch = json!({"data": {"key": "2"}});
+        assert_eq!(fenced(&world, "lock/a/0", Method::PATCH, &path, patch).await, 415);
+        let put = config_map("held", "2");
+        assert_eq!(fenced(&world, "lock/a/0", Method::PUT, &path, put).await, 409);
+        assert_eq!(fenced(&world, "lock/a/0", Method::DELETE, &path, Value::Null).await, 409);
+        assert_eq!(world.get(&path).await["data"]["key"], "1");
+        let refused = world.audit().pop().unwrap();
+        assert_eq!((refused.code, refused.revision), (409, 0));
+        assert_eq!(refused.fence.as_deref(), Some("lock/a/0"));
+        world.delete(&format!("{LEASES}/lock")).await;
+        assert_eq!(write("lock/b/2", "after").await, 409, "the lease is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_handover_and_the_refusal_share_a_revision() {
+        let world = World::replicated().await;
+        world.create(LEASES, lease("a", 0)).await;
+        world.create(MAPS, config_map("m", "0")).await;
+        // A leader writes as fast as it can while the lease changes hands: whatever was
+        // acknowledged must lie before the revision of the handover.
+        let path = format!("{MAPS}/m");
+        let writer = async {
+            let mut last = 0;
+            for at in 1..1000 {
+                let map = config_map("m", &at.to_string());
+                let headers = [("x-shakedown-fence", "lock/a/0")];
+                let (code, answer) =
+                    world.call_with(Method::PUT, &path, &headers, &map).await;
+                if code != 200 {
+                    assert_eq!(code, 409);
+                    return last;
+                }
+                last = text(&answer["metadata"]["resourceVersion"]).parse::<i64>().unwrap();
+            }
+            panic!("the writer was never refused");
+        };
+        let usurper = async {
+            world.env.sleep(std::time::Duration::from_millis(30)).await;
+            hand_over(&world, "b", 1).await;
+            let lease = world.get(&format!("{LEASES}/lock")).await;
+            text(&lease["metadata"]["resourceVersion"]).parse::<i64>().unwrap()
+        };
+        let (last, handover) = tokio::join!(writer, usurper);
+        assert!(last < handover, "{last} was written after {handover}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_do_not_move_the_fence() {
+        let world = World::new().await;
+        world.create(LEASES, lease("a", 0)).await;
+        let count = async || {
+            let range = storage::KeyRange::key("/fences/lock");
+            let asked = storage::RangeRequest::latest(range);
+            world.server.store.range(asked).await.unwrap().kvs[0].version
+        };
+        hand_over(&world, "a", 0).await;
+        assert_eq!(count().await, 1);
+        hand_over(&world, "b", 1).await;
+        assert_eq!(count().await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sabotage_lets_a_deposed_leader_write() {
+        let world = World::with(&[Sabotage::LeaderNotFenced], Config::default()).await;
+        let code = fenced(&world, "lock/a/0", Method::POST, MAPS, config_map("a", "1")).await;
+        assert_eq!(code, 201);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_outcome_is_a_timeout_and_an_absent_store_a_refusal() {
+        let world = World::new().await;
+        // The namespace is known from here on, so that the next thing to fail is the write itself.
+        world.create(MAPS, config_map("before", "1")).await;
+        world.cluster.set_frozen(0, true);
+        let (code, answer) = world.call(Method::POST, MAPS, &config_map("a", "1")).await;
+        assert_eq!((code, text(&answer["reason"])), (504, "Timeout"), "{answer}");
+        world.cluster.set_frozen(0, false);
+        world.cluster.set_up(0, false);
+        let (code, answer) = world.call(Method::POST, PODS, &pod("a")).await;
+        assert_eq!((code, text(&answer["reason"])), (503, "ServiceUnavailable"), "{answer}");
+        let (code, _) = world.call(Method::GET, PODS, &Value::Null).await;
+        assert_eq!(code, 503);
+    }
+}

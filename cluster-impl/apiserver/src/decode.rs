@@ -1,6 +1,7 @@
 //! Request bodies: JSON or YAML, within bounds, of the kind that the path names.
 
-use machinery::{Kind, Object, Status};
+use machinery::fields::{self, FieldValidation};
+use machinery::{Object, Status};
 use serde_json::Value;
 
 use crate::accept::media_type;
@@ -12,9 +13,29 @@ const ACCEPTED: &str = "application/json, application/yaml";
 
 /// Reads the body as an object of the request's kind; fills in `apiVersion` and `kind` if absent.
 pub(crate) fn object(config: &Config, request: &Request) -> Result<Object, Status> {
-    let api_version = request.kind.api_version();
-    let object = object_of(config, request, &api_version, request.kind.kind)?;
-    check_shape(request.kind, &object)?;
+    let asked = request.query.text("fieldValidation");
+    let (value, duplicates) = match media_type(&request.content_type) {
+        // Only who asks is told of duplicates: noticing them is slow.
+        "" | "application/json" if !asked.is_empty() && asked != "Ignore" => {
+            fields::parse(&request.body)?
+        }
+        _ => (value(config, &request.content_type, &request.body)?, Vec::new()),
+    };
+    check_nesting(config, &value)?;
+    let object = name_kind(value, &request.kind.api_version(), request.kind.kind)?;
+    fit(request, object, &duplicates)
+}
+
+/// Makes an object fit its kind's schema, as strictly as the client asks; warns of what it drops.
+pub(crate) fn fit(
+    request: &Request,
+    mut object: Object,
+    duplicates: &[String],
+) -> Result<Object, Status> {
+    let validation = FieldValidation::from_query(request.query.text("fieldValidation"))?;
+    let warnings = fields::check(request.kind, &object.0, duplicates, validation)?;
+    request.warn(warnings);
+    fields::decode(request.kind, &mut object)?;
     Ok(object)
 }
 
@@ -25,7 +46,11 @@ pub(crate) fn object_of(
     api_version: &str,
     kind: &str,
 ) -> Result<Object, Status> {
-    let mut object = Object(value(config, &request.content_type, &request.body)?);
+    name_kind(value(config, &request.content_type, &request.body)?, api_version, kind)
+}
+
+fn name_kind(value: Value, api_version: &str, kind: &str) -> Result<Object, Status> {
+    let mut object = Object(value);
     if !object.0.is_object() {
         let found = if object.0.is_null() { "nothing" } else { "no object" };
         return Err(Status::bad_request(format!("the body must be a {kind}, but holds {found}")));
@@ -92,33 +117,6 @@ fn is_deeper(value: &Value, levels: usize) -> bool {
         }
         _ => false,
     }
-}
-
-/// The parts that this server relies on must have their shapes, whatever the kind.
-pub(crate) fn check_shape(kind: &Kind, object: &Object) -> Result<(), Status> {
-    let wrong = |field: &str, wanted: &str| {
-        Err(Status::bad_request(format!(
-            "{} in version \"{}\" cannot be handled as a {}: {field} must be {wanted}",
-            kind.kind, kind.version, kind.kind,
-        )))
-    };
-    for field in ["", "/metadata", "/metadata/labels", "/metadata/annotations", "/spec", "/status"] {
-        let value = object.get(field).unwrap_or(&Value::Null);
-        if !value.is_null() && !value.is_object() {
-            return wrong(&field.replace('/', "."), "an object");
-        }
-        let is_text_map = field.starts_with("/metadata/");
-        if is_text_map && value.as_object().is_some_and(|map| !map.values().all(Value::is_string)) {
-            return wrong(&field.replace('/', "."), "a map of texts");
-        }
-    }
-    for field in ["name", "generateName", "namespace", "uid", "resourceVersion"] {
-        let value = object.get(&format!("/metadata/{field}")).unwrap_or(&Value::Null);
-        if !value.is_null() && !value.is_string() {
-            return wrong(&format!("metadata.{field}"), "a text");
-        }
-    }
-    Ok(())
 }
 
 fn unreadable(error: impl std::fmt::Display) -> Status {

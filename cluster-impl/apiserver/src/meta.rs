@@ -2,7 +2,7 @@
 
 use env::Env;
 use machinery::conditions::seconds;
-use machinery::{Cause, Kind, Object, Status};
+use machinery::{Kind, Object};
 use serde_json::Value;
 
 /// Members that only the server sets.
@@ -77,30 +77,6 @@ pub(crate) fn is_released(kind: &Kind, old: &Object, new: &Object) -> bool {
         && old.integer("/metadata/deletionGracePeriodSeconds").unwrap_or_default() == 0
         && finalizers(new).next().is_none()
         && (kind.id != "namespaces" || new.list("/spec/finalizers").is_empty())
-}
-
-/// An object that goes can lose finalizers but not gain any.
-pub(crate) fn check_finalizers(kind: &Kind, old: &Object, new: &Object) -> Result<(), Status> {
-    if !old.is_terminating() {
-        return Ok(());
-    }
-    let gained: Vec<_> = finalizers(new)
-        .filter(|name| !finalizers(old).any(|known| known == *name))
-        .map(|name| format!("{name:?}"))
-        .collect();
-    if gained.is_empty() {
-        return Ok(());
-    }
-    let cause = Cause {
-        reason: "FieldValueForbidden".into(),
-        message: format!(
-            "Forbidden: no new finalizers can be added if the object is being deleted, found new \
-             finalizers []string{{{}}}",
-            gained.join(", ")
-        ),
-        field: "metadata.finalizers".into(),
-    };
-    Err(Status::invalid(kind.group, kind.kind, new.name(), &[cause]))
 }
 
 /// Drops what this server does not keep, and empty maps and lists that upstream would not store.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
+use http::{HeaderName, header};
 use machinery::{Kind, ObjectKey};
 
 use crate::User;
@@ -70,12 +71,19 @@ pub(crate) struct Trace {
     pub(crate) key: Option<ObjectKey>,
     /// The last revision that was written; 0 for none.
     pub(crate) revision: i64,
+    /// What the client should be warned of.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Request {
     /// Whether nothing may be written.
     pub(crate) fn is_dry_run(&self) -> bool {
         self.dry_run.load(Ordering::Relaxed)
+    }
+
+    /// Writes nothing from now on.
+    pub(crate) fn set_dry_run(&self) {
+        self.dry_run.store(true, Ordering::Relaxed);
     }
 
     /// Notes which object is written.
@@ -86,6 +94,18 @@ impl Request {
     /// Notes that something was written.
     pub(crate) fn trace_revision(&self, revision: i64) {
         self.trace().revision = revision;
+    }
+
+    /// Warns the client.
+    pub(crate) fn warn(&self, warnings: Vec<String>) {
+        self.trace().warnings.extend(warnings);
+    }
+
+    /// The warnings as headers (RFC 7234, code 299).
+    pub(crate) fn warnings(&self) -> Vec<(HeaderName, String)> {
+        let quoted = |text: &String| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let header = |text: &String| (header::WARNING, format!("299 - \"{}\"", quoted(text)));
+        self.trace().warnings.iter().map(header).collect()
     }
 
     fn trace(&self) -> MutexGuard<'_, Trace> {

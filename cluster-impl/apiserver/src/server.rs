@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use env::Env;
 use http::{Method, Response, header};
-use machinery::{ObjectKey, Status, table};
+use machinery::table::IncludeObject;
+use machinery::{ObjectKey, Status};
 use storage::Store;
 
 use crate::accept::Accept;
@@ -88,8 +89,7 @@ impl ApiServer {
             Route::Endpoint(endpoint) => {
                 let is_gzip = text(header::ACCEPT_ENCODING).contains("gzip");
                 let accept = Accept { is_gzip, ..Accept::JSON };
-                let include = table::Include::default();
-                let style = Style { accept, include, now: self.env.now() };
+                let style = self.style(accept, IncludeObject::default());
                 render(endpoints::answer(self, &endpoint, &request).await, style)
             }
             Route::Resource(resource) => {
@@ -105,16 +105,23 @@ impl ApiServer {
     async fn answer_resource(self: &Arc<Self>, request: Request) -> Response<Body> {
         let include = include(&request.query);
         let limit = self.config.request_timeout;
-        let answer = match include {
-            Err(status) => Err(status),
+        let answer = match &include {
+            Err(status) => Err(status.clone()),
             // A watch may wait for its first event for as long as it likes, but not for its start.
             Ok(_) => tokio::time::timeout(limit, verbs::dispatch(self, &request))
                 .await
                 .unwrap_or_else(|_| Err(status::timed_out())),
         };
         self.note(&request, &answer);
-        let include = include.unwrap_or_default();
-        render(answer, Style { accept: request.accept, include, now: self.env.now() })
+        let answer = answer.map(|mut answer| {
+            answer.headers.extend(request.warnings());
+            answer
+        });
+        render(answer, self.style(request.accept, include.unwrap_or_default()))
+    }
+
+    fn style(&self, accept: Accept, include: IncludeObject) -> Style {
+        Style { accept, include, now: self.env.now(), has_headings: true }
     }
 
     fn note(&self, request: &Request, answer: &Result<Answer, Status>) {
@@ -147,13 +154,12 @@ impl ApiServer {
     }
 }
 
-fn include(query: &Query) -> Result<table::Include, Status> {
-    match query.text("includeObject") {
-        "" => Ok(table::Include::default()),
-        text => text.parse().map_err(|_| {
-            Status::bad_request(format!("includeObject must be None, Metadata or Object, not {text}"))
-        }),
-    }
+/// How much of each object the rows of a table are to hold.
+pub(crate) fn include(query: &Query) -> Result<IncludeObject, Status> {
+    let text = query.text("includeObject");
+    IncludeObject::from_query(text).ok_or_else(|| {
+        Status::bad_request(format!("includeObject must be None, Metadata or Object, not {text}"))
+    })
 }
 
 fn read(
@@ -203,4 +209,203 @@ fn verb(
         Method::DELETE => Verb::Delete,
         _ => return Err(status::method_not_allowed()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{DEPLOYMENTS, MAPS, PODS, World, config_map, deployment, pod, text};
+
+    const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+    #[tokio::test(start_paused = true)]
+    async fn who_shows_no_certificate_may_only_ask_for_health() {
+        let world = World::new().await;
+        for (path, code) in [
+            ("/livez", 200),
+            ("/readyz", 500),
+            ("/version", 200),
+            ("/api", 401),
+            (MAPS, 401),
+            ("/metrics", 401),
+            ("/nowhere", 401),
+        ] {
+            let request = http::Request::get(path).body(Bytes::new()).unwrap();
+            let response = world.server.handle(User::anonymous(), request).await;
+            assert_eq!(response.status(), code, "{path}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_served_is_refused_as_a_status() {
+        let world = World::with(&[], Config { body_bytes_max: 1000, ..Config::default() }).await;
+        let large = config_map("a", &"x".repeat(2000));
+        for (method, path, body, code) in [
+            (Method::POST, "/api/v1/namespaces/default/configmaps/a", Value::Null, 405),
+            (Method::PUT, MAPS, Value::Null, 405),
+            (Method::OPTIONS, MAPS, Value::Null, 405),
+            (Method::GET, "/api/v1/namespaces/default/widgets", Value::Null, 404),
+            (Method::POST, "/version", Value::Null, 405),
+            (Method::POST, MAPS, large, 413),
+        ] {
+            let (found, answer) = world.call(method, path, &body).await;
+            assert_eq!((found, text(&answer["kind"])), (code, "Status"), "{path}");
+        }
+        for (headers, code) in [
+            (vec![("accept", "text/html")], 406),
+            (vec![("accept", "application/vnd.kubernetes.protobuf, application/json")], 200),
+        ] {
+            let (found, _) = world.call_with(Method::GET, MAPS, &headers, &Value::Null).await;
+            assert_eq!(found, code, "{headers:?}");
+        }
+        let headers = [("content-type", "text/plain")];
+        let (code, _) = world.call_with(Method::POST, MAPS, &headers, &config_map("a", "1")).await;
+        assert_eq!(code, 415);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_write_is_audited_and_reads_are_not() {
+        let world = World::new().await;
+        world.create(MAPS, config_map("a", "1")).await;
+        world.get(MAPS).await;
+        world.call(Method::POST, MAPS, &config_map("a", "1")).await;
+        world.patch(&format!("{MAPS}/a"), json!({"data": {"key": "2"}})).await;
+        world.delete(&format!("{MAPS}/a")).await;
+        let lines = world.audit();
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| format!("{} {} {} {}", line.verb, line.kind, line.key, line.code))
+            .collect();
+        assert_eq!(told, [
+            "create configmaps default/a 201",
+            "create configmaps default/a 409",
+            "patch configmaps default/a 200",
+            "delete configmaps default/a 200",
+        ]);
+        assert!(lines.iter().all(|line| line.user == "kubernetes-admin"));
+        let revisions: Vec<_> = lines.iter().map(|line| line.revision).collect();
+        assert_eq!(revisions[1], 0, "a refused write has no revision");
+        assert!(0 < revisions[0] && revisions[0] < revisions[2] && revisions[2] < revisions[3]);
+        let metrics = world.send(Method::GET, "/metrics", &[], Bytes::new()).await;
+        let text = metrics.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let line = "apiserver_request_total{code=\"409\",group=\"\",resource=\"configmaps\",\
+                    subresource=\"\",verb=\"POST\"} 1";
+        assert!(text.lines().any(|one| one == line), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tables_metadata_and_yaml_are_forms_of_one_thing() {
+        let world = World::new().await;
+        world.create(PODS, pod("web")).await;
+        let path = format!("{PODS}?limit=500");
+        let (_, table) =
+            world.call_with(Method::GET, &path, &[("accept", TABLE)], &Value::Null).await;
+        assert_eq!((text(&table["kind"]), text(&table["apiVersion"])), ("Table", "meta.k8s.io/v1"));
+        assert_eq!(table["rows"][0]["cells"][0], "web");
+        assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+        assert!(table["metadata"]["resourceVersion"].is_string());
+        let whole = format!("{PODS}/web?includeObject=Object");
+        let (_, table) =
+            world.call_with(Method::GET, &whole, &[("accept", TABLE)], &Value::Null).await;
+        assert_eq!(table["rows"][0]["object"]["kind"], "Pod");
+        let odd = format!("{PODS}?includeObject=Some");
+        assert_eq!(world.call(Method::GET, &odd, &Value::Null).await.0, 400);
+        let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+        let (_, list) =
+            world.call_with(Method::GET, PODS, &[("accept", partial)], &Value::Null).await;
+        assert_eq!(list["kind"], "PartialObjectMetadataList");
+        assert_eq!(list["items"][0].get("spec"), None);
+        let yaml = [("accept", "application/yaml")];
+        let response = world.send(Method::GET, &format!("{PODS}/web"), &yaml, Bytes::new()).await;
+        assert_eq!(response.headers()["content-type"], "application/yaml");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let value: Value = serde_yaml::from_slice(&body).unwrap();
+        assert_eq!(value, world.get(&format!("{PODS}/web")).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unknown_and_duplicate_fields_are_warned_of_or_refused() {
+        let world = World::new().await;
+        let mut body = deployment("web");
+        body["spec"]["replica"] = 3.into();
+        let response = world
+            .send(Method::POST, DEPLOYMENTS, &[], Bytes::from(body.to_string()))
+            .await;
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.headers()["warning"], "299 - \"unknown field \\\"spec.replica\\\"\"");
+        let strict = format!("{DEPLOYMENTS}?fieldValidation=Strict");
+        let (code, answer) = world.call(Method::POST, &strict, &body).await;
+        assert_eq!(code, 400);
+        assert!(text(&answer["message"]).contains("unknown field \"spec.replica\""), "{answer}");
+        let twice = Bytes::from_static(br#"{"metadata":{"name":"a"},"data":{"x":"1"},"data":{}}"#);
+        let strict = format!("{MAPS}?fieldValidation=Strict");
+        let response = world.send(Method::POST, &strict, &[], twice.clone()).await;
+        assert_eq!(response.status(), 400);
+        let ignore = format!("{MAPS}?fieldValidation=Ignore");
+        let response = world.send(Method::POST, &ignore, &[], twice).await;
+        assert_eq!(response.status(), 201);
+        assert!(!response.headers().contains_key("warning"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_answers_are_compressed_for_who_asks() {
+        let world = World::new().await;
+        world.create(MAPS, config_map("a", &"x".repeat(200_000))).await;
+        for (encoding, path, expected) in
+            [("gzip", MAPS, Some("gzip")), ("br", MAPS, None), ("gzip", PODS, None)]
+        {
+            let headers = [("accept-encoding", encoding)];
+            let response = world.send(Method::GET, path, &headers, Bytes::new()).await;
+            let found = response.headers().get("content-encoding");
+            assert_eq!(found.map(|value| value.to_str().unwrap()), expected, "{encoding} {path}");
+            if found.is_some() {
+                let body = response.into_body().collect().await.unwrap().to_bytes();
+                let mut plain = Vec::new();
+                let mut decoder = flate2::read::GzDecoder::new(&body[..]);
+                std::io::Read::read_to_end(&mut decoder, &mut plain).unwrap();
+                let list: Value = serde_json::from_slice(&plain).unwrap();
+                assert_eq!(list["items"][0]["metadata"]["name"], "a");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_started_server_has_its_namespaces_and_is_ready() {
+        let world = World::new().await;
+        let running = world.env.spawn(world.server.clone().run());
+        world.env.sleep(std::time::Duration::from_secs(5)).await;
+        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+            world.get(&format!("/api/v1/namespaces/{name}")).await;
+        }
+        world.get("/api/v1/namespaces/default/services/kubernetes").await;
+        let ready = world.send(Method::GET, "/readyz?verbose", &[], Bytes::new()).await;
+        assert_eq!(ready.status(), 200);
+        let body = ready.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.starts_with(b"[+]ping ok\n[+]etcd ok\n"), "{body:?}");
+        world.cluster.set_up(0, false);
+        for (path, code) in [("/livez/ping", 200), ("/livez/etcd", 500), ("/livez/frob", 404)] {
+            let response = world.send(Method::GET, path, &[], Bytes::new()).await;
+            assert_eq!(response.status(), code, "{path}");
+        }
+        drop(running);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn history_is_kept_for_one_period_and_then_forgotten() {
+        let world = World::new().await;
+        let running = world.env.spawn(world.server.clone().run());
+        let old = world.create(MAPS, config_map("a", "1")).await;
+        let revision = text(&old["metadata"]["resourceVersion"]).to_owned();
+        world.patch(&format!("{MAPS}/a"), json!({"data": {"key": "2"}})).await;
+        let exact = format!("{MAPS}?resourceVersion={revision}&resourceVersionMatch=Exact");
+        world.env.sleep(std::time::Duration::from_secs(310)).await;
+        assert_eq!(world.call(Method::GET, &exact, &Value::Null).await.0, 200);
+        world.env.sleep(std::time::Duration::from_secs(300)).await;
+        assert_eq!(world.call(Method::GET, &exact, &Value::Null).await.0, 410);
+        drop(running);
+    }
 }

@@ -193,7 +193,7 @@ impl DecideCx<'_> {
 
     /// The wall clock as objects carry it, in whole seconds.
     pub fn now_text(&self) -> String {
-        format!("{:.0}", self.now)
+        machinery::conditions::seconds(self.now)
     }
 }
 

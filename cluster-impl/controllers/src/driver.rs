@@ -51,11 +51,10 @@ async fn lead(env: Env, client: ApiClient, config: Config) {
         .flat_map(|controller| controller.watches())
         .map(|kind| (kind.id, Watched::all(kind)))
         .collect();
-    let mut informer =
-        Informer::new(client.clone(), env.clone(), watched.into_values().collect());
+    let mut informer = Informer::new(client.clone(), env.clone(), watched.into_values().collect());
     informer.sync().await;
     let mut driver = Driver::new(env, client, config, controllers);
-    driver.begin(informer.view());
+    driver.begin(&mut informer);
     loop {
         let until_due = driver.until_due();
         tokio::select! {
@@ -134,23 +133,15 @@ impl Driver {
     }
 
     /// Shows the controllers everything that was listed. All of it is indexed before they see any.
-    fn begin(&mut self, view: &View) {
-        let changes: Vec<_> = kinds::ALL
-            .iter()
-            .copied()
-            .flat_map(|kind| view.all(kind).map(move |object| (kind, object)))
-            .map(|(kind, object)| Informed {
-                kind,
-                key: object.key(),
-                old: None,
-                new: Some(object.clone()),
-            })
-            .collect();
+    fn begin(&mut self, informer: &mut Informer) {
+        let mut changes: Vec<_> = std::iter::from_fn(|| informer.try_next()).collect();
+        // Which list came first must not matter.
+        changes.sort_by(|one, other| (one.kind.id, &one.key).cmp(&(other.kind.id, &other.key)));
         for change in &changes {
             self.index.apply(change);
         }
         for change in &changes {
-            self.changed(view, change, true);
+            self.changed(informer.view(), change, true);
         }
         let now = self.elapsed();
         for (at, controller) in self.controllers.iter_mut().enumerate() {
@@ -178,7 +169,8 @@ impl Driver {
         for (at, controller) in self.controllers.iter_mut().enumerate() {
             turns.extend(controller.changed(view, change, &cx).into_iter().map(|key| (at, key)));
         }
-        let freed = self.blocked.iter().filter(|turn| self.expectations.awaits(turn, change.kind.id));
+        let freed =
+            self.blocked.iter().filter(|turn| self.expectations.awaits(turn, change.kind.id));
         turns.extend(freed.cloned());
         for turn in turns {
             self.queue.add(turn, elapsed);
@@ -294,5 +286,97 @@ impl Driver {
             }
             None => Box::pin(std::future::pending()),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+    use env::{SimMachine, Timestamp};
+    use http::{Method, Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use machinery::kinds::REPLICA_SET;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server with one ReplicaSet that changes every second, and whose watch of pods is mute.
+    struct Server {
+        revision: u64,
+        set: Value,
+        changes: usize,
+        pods: usize,
+    }
+
+    impl Server {
+        fn next_revision(&mut self) -> Value {
+            self.revision += 1;
+            self.revision.to_string().into()
+        }
+
+        /// Answers everything but a watch.
+        fn answer(&mut self, method: &Method, path: &str, mut body: Value) -> Value {
+            let is_sets = path.contains(REPLICA_SET.plural);
+            if method == Method::GET {
+                let items = if is_sets { vec![self.set.clone()] } else { Vec::new() };
+                let revision = self.revision.to_string();
+                return json!({"items": items, "metadata": {"resourceVersion": revision}});
+            }
+            body["metadata"]["resourceVersion"] = self.next_revision();
+            if path.ends_with("/pods") {
+                self.pods += 1;
+                body["metadata"]["name"] = format!("web-{}", self.pods).into();
+            } else if is_sets {
+                self.set = body.clone();
+            }
+            body
+        }
+    }
+
+    fn client(server: Arc<Mutex<Server>>) -> ApiClient {
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let server = server.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.expect("a request has a body").to_bytes();
+                let body = serde_json::from_slice(&body).unwrap_or_default();
+                let path = parts.uri.path();
+                let is_watch = parts.uri.query().is_some_and(|query| query.contains("watch=true"));
+                let answer = if !is_watch {
+                    server.lock().unwrap().answer(&parts.method, path, body)
+                } else if path.contains(REPLICA_SET.plural) {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    let mut server = server.lock().unwrap();
+                    server.changes += 1;
+                    server.set["metadata"]["resourceVersion"] = server.next_revision();
+                    json!({"type": "MODIFIED", "object": server.set})
+                } else {
+                    std::future::pending().await
+                };
+                let body = Full::new(Bytes::from(format!("{answer}\n")));
+                Ok::<_, std::convert::Infallible>(Response::new(body))
+            }
+        });
+        ApiClient::new(vec![kube::Client::new(service, "default")])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_are_not_created_again_while_the_view_does_not_show_them() {
+        let set = json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {"name": "web", "namespace": "default", "uid": "u", "resourceVersion": "5"},
+            "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}},
+                "template": {"metadata": {"labels": {"app": "web"}}, "spec": {}}},
+        });
+        let server = Arc::new(Mutex::new(Server { revision: 5, set, changes: 0, pods: 0 }));
+        let machine = Arc::new(SimMachine::new(1, "cp-1", Timestamp::UNIX_EPOCH));
+        let leading = lead(Env::new(machine, None), client(server.clone()), Config::new("cp-1_x"));
+        let ended = tokio::time::timeout(Duration::from_secs(100), leading).await;
+        assert!(ended.is_err(), "it leads until it is stopped");
+        let server = server.lock().unwrap();
+        assert!(server.changes > 10, "woken {} times", server.changes);
+        assert_eq!(server.pods, 2);
     }
 }

@@ -76,13 +76,17 @@ async fn create_all(
             return Ok(());
         }
         let answers = join_all(batch.iter().map(|write| async {
-            let Write::Create { kind, object, .. } = write else { unreachable!("a run of creations") };
+            let Write::Create { kind, object, .. } = write else {
+                unreachable!("a run of creations")
+            };
             client.create(kind, object).await
         }))
         .await;
         let mut failed = None;
         for (write, answer) in batch.into_iter().zip(answers) {
-            let Write::Create { kind, note, .. } = write else { unreachable!("a run of creations") };
+            let Write::Create { kind, note, .. } = write else {
+                unreachable!("a run of creations")
+            };
             match answer {
                 Ok(object) => {
                     outcome.wrote(kind, &object);
@@ -93,7 +97,11 @@ async fn create_all(
                 }
                 Err(error) => {
                     outcome.notes.extend(note.map(|note| {
-                        Note::warning(&note.about, "FailedCreate", format!("Error creating: {error}"))
+                        Note::warning(
+                            &note.about,
+                            "FailedCreate",
+                            format!("Error creating: {error}"),
+                        )
                     }));
                     failed.get_or_insert(error);
                 }
@@ -238,7 +246,12 @@ async fn finalize(
         Ok(_) => {
             let key = ObjectKey::new("", namespace.name());
             let (kind, uid) = (NAMESPACE.id, namespace.uid().to_owned());
-            outcome.expected.push(Expected::Deleted { kind, key, uid, revision: namespace.revision() });
+            outcome.expected.push(Expected::Deleted {
+                kind,
+                key,
+                uid,
+                revision: namespace.revision(),
+            });
             Ok(())
         }
         Err(error) if error.is_not_found() => Ok(()),

@@ -94,9 +94,7 @@ impl Expectations {
 
 fn shows(view: &View, seen: &BTreeMap<&'static str, i64>, expected: &Expected) -> bool {
     match expected {
-        Expected::Written { kind, revision } => {
-            seen.get(kind).is_some_and(|seen| seen >= revision)
-        }
+        Expected::Written { kind, revision } => seen.get(kind).is_some_and(|seen| seen >= revision),
         Expected::Deleted { kind, key, uid, revision } => {
             let kind = kinds::ALL.iter().find(|known| known.id == *kind);
             kind.and_then(|kind| view.get(kind, key))

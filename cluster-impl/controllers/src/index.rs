@@ -103,7 +103,8 @@ fn differs(entry: &Entry, kind: &Kind, object: &Object) -> bool {
     entry.uid != object.uid()
         || entry.node != node_of(kind, object)
         || owners.len() != entry.owner_uids.len()
-        || owners.iter().zip(&entry.owner_uids).any(|(owner, uid)| {
-            owner.get("uid").and_then(Value::as_str).unwrap_or_default() != uid
-        })
+        || owners
+            .iter()
+            .zip(&entry.owner_uids)
+            .any(|(owner, uid)| owner.get("uid").and_then(Value::as_str).unwrap_or_default() != uid)
 }

@@ -4,7 +4,6 @@
 //! driver stands for election, fences and executes all writes in one place, and decides nothing itself.
 //! Invariant: a controller is not asked about a key again before the view shows its own last writes.
 
-mod conditions;
 mod config;
 mod controller;
 mod driver;
@@ -14,7 +13,6 @@ mod index;
 pub mod loops;
 mod queue;
 mod rollout;
-mod selector;
 mod taints;
 #[cfg(test)]
 mod testing;

@@ -123,7 +123,10 @@ mod tests {
     fn a_hash_knows_the_template_and_not_the_order_of_its_fields() {
         let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         let one = parse(r#"{"a":{"x":1,"y":[1,2]},"b":"c"}"#);
-        assert_eq!(template_hash(&one, 0), template_hash(&parse(r#"{"b":"c","a":{"y":[1,2],"x":1}}"#), 0));
+        assert_eq!(
+            template_hash(&one, 0),
+            template_hash(&parse(r#"{"b":"c","a":{"y":[1,2],"x":1}}"#), 0)
+        );
         for other in [r#"{"a":{"x":1,"y":[2,1]},"b":"c"}"#, r#"{"a":{"x":1,"y":[12]},"b":"c"}"#] {
             assert_ne!(template_hash(&one, 0), template_hash(&parse(other), 0));
         }
@@ -172,10 +175,7 @@ mod tests {
 
     #[test]
     fn a_rollout_stays_within_its_bounds() {
-        assert_eq!(
-            play(4, (1, 1), true),
-            [(1, 4), (1, 2), (3, 2), (3, 0), (4, 0)],
-        );
+        assert_eq!(play(4, (1, 1), true), [(1, 4), (1, 2), (3, 2), (3, 0), (4, 0)],);
         assert_eq!(play(3, (0, 1), true), [(0, 2), (1, 2), (1, 1), (2, 1), (2, 0), (3, 0)]);
         assert_eq!(play(3, (1, 0), true).last(), Some(&(3, 0)));
         assert_eq!(play(4, (1, 1), false), [(1, 4), (1, 3), (2, 3)], "a broken image stops it");

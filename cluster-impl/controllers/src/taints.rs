@@ -29,7 +29,13 @@ pub fn no_execute(node: &Object) -> Vec<Taint> {
 }
 
 /// The node with some taints of one effect added and others taken away; `None` if it is so already.
-pub fn swap(node: &Object, effect: &str, add: &[&str], remove: &[&str], now: &str) -> Option<Object> {
+pub fn swap(
+    node: &Object,
+    effect: &str,
+    add: &[&str],
+    remove: &[&str],
+    now: &str,
+) -> Option<Object> {
     let mut taints = node.list("/spec/taints").to_vec();
     let before = taints.len();
     taints.retain(|taint| {

@@ -188,8 +188,7 @@ impl Zone {
             return;
         }
         let is_full = self.bucket.level(now) >= 1.0 && self.bucket.per_second > 0.0;
-        self.bucket =
-            Bucket { per_second, tokens: if is_full { 1.0 } else { 0.0 }, since: now };
+        self.bucket = Bucket { per_second, tokens: if is_full { 1.0 } else { 0.0 }, since: now };
     }
 }
 
@@ -255,7 +254,10 @@ mod tests {
 
     #[test]
     fn rates_follow_the_disruption() {
-        check(&[(0, &[(5, 0)]), (5, &[(2, 3)]), (10, &[(3, 2)])], &["None 0.1", "None 0", "None 0.1"]);
+        check(
+            &[(0, &[(5, 0)]), (5, &[(2, 3)]), (10, &[(3, 2)])],
+            &["None 0.1", "None 0", "None 0.1"],
+        );
         check(&[(0, &[(60, 0)]), (5, &[(20, 40)])], &["None 0.1", "None 0.01"]);
         check(
             &[(0, &[(3, 0), (3, 0)]), (5, &[(0, 3), (3, 0)]), (10, &[(0, 3), (0, 3)])],

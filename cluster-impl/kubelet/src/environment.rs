@@ -50,7 +50,7 @@ fn entries<'c>(container: &'c Value, list: &str) -> &'c [Value] {
 }
 
 fn references(container: &Value) -> Vec<(&'static Kind, String)> {
-    let mut found = Vec::new();
+    let mut found: Vec<(&'static Kind, String)> = Vec::new();
     for (kind, whole, one) in
         [(&CONFIG_MAP, "configMapRef", "configMapKeyRef"), (&SECRET, "secretRef", "secretKeyRef")]
     {
@@ -59,7 +59,8 @@ fn references(container: &Value) -> Vec<(&'static Kind, String)> {
             .map(|from| &from[whole])
             .chain(entries(container, "env").iter().map(|env| &env["valueFrom"][one]));
         for name in names.filter_map(|reference| reference["name"].as_str()) {
-            if !found.contains(&(kind, name.to_owned())) {
+            let is_known = |(known, other): &(&Kind, String)| known.id == kind.id && other == name;
+            if !found.iter().any(is_known) {
                 found.push((kind, name.to_owned()));
             }
         }

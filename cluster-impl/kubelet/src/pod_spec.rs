@@ -203,7 +203,14 @@ pub(crate) fn sandbox_config(
             shared_pid: pod.flag("/spec/shareProcessNamespace"),
         },
         qos: qos(pod).to_lowercase(),
-        security: security(pod, &Value::Null),
+        security: Security {
+            // The runtime lets a container have all rights only in a sandbox that has them.
+            privileged: init_containers(pod)
+                .iter()
+                .chain(app_containers(pod))
+                .any(|container| container["securityContext"]["privileged"] == true),
+            ..security(pod, &Value::Null)
+        },
         sysctls: sysctls
             .map(|sysctl| (text(sysctl, "name").to_owned(), text(sysctl, "value").to_owned()))
             .collect(),

@@ -284,9 +284,6 @@ impl Worker {
         if !self.fetch_image(pod, container).await? {
             return Ok(());
         }
-        if let Some(ended) = ended {
-            self.raise_backoff(name, ended);
-        }
         let places = Places {
             node_name: &self.cx.config.node_name,
             node_ip: &self.cx.config.node_ip,
@@ -303,6 +300,9 @@ impl Worker {
         let cluster = &self.cx.config;
         let sandbox_config =
             pod_spec::sandbox_config(pod, sandbox.attempt, &cluster.hostname, &cluster.dns);
+        if let Some(ended) = ended {
+            self.raise_backoff(name, ended);
+        }
         let made = self.cx.runtime.create_container(sandbox, &sandbox_config, &config).await;
         let id = match made {
             Ok(id) => id,
@@ -414,8 +414,6 @@ async fn shorter_grace(wishes: &mut watch::Receiver<Wish>, current: Duration) ->
             wish.pod.is_terminating().then(|| grace(&wish.pod))
         };
         if let Some(wanted) = wanted.filter(|wanted| *wanted < current) {
-            // The main loop must see this wish again.
-            wishes.mark_changed();
             return wanted;
         }
     }

@@ -4,16 +4,20 @@
 //! unknown fields survive and one code path serves built-in kinds and, later, custom resources.
 
 pub mod conditions;
-pub mod duration;
-pub mod kinds;
 pub mod defaulting;
+pub mod discovery;
+pub mod duration;
+pub mod fields;
+pub mod kinds;
 mod object;
+pub mod openapi;
 pub mod patch;
 pub mod pod;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
 mod status;
+pub mod table;
 pub mod validation;
 mod view;
 

@@ -324,6 +324,8 @@ mod tests {
         assert!(parse(r#"{"key":"hw","value":"gpu"}"#).tolerates(&gpu));
         assert!(!parse(r#"{"key":"hw","value":"cpu"}"#).tolerates(&gpu));
         assert!(parse(r#"{"key":"hw","operator":"Exists","effect":"NoExecute"}"#).tolerates(&gpu));
-        assert!(!parse(r#"{"key":"hw","operator":"Exists","effect":"NoSchedule"}"#).tolerates(&gpu));
+        assert!(
+            !parse(r#"{"key":"hw","operator":"Exists","effect":"NoSchedule"}"#).tolerates(&gpu)
+        );
     }
 }

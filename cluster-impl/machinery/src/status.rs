@@ -37,13 +37,13 @@ impl Status {
     /// 404. `resource` is the plural.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
         let message = format!("{} \"{name}\" not found", qualified(resource, group));
-        Self::about(404, "NotFound", message, group, resource, name)
+        Self::new(404, "NotFound", message).about(group, resource, name)
     }
 
     /// 409, the name is taken.
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
         let message = format!("{} \"{name}\" already exists", qualified(resource, group));
-        Self::about(409, "AlreadyExists", message, group, resource, name)
+        Self::new(409, "AlreadyExists", message).about(group, resource, name)
     }
 
     /// 409, the object is not what the writer thought.
@@ -52,17 +52,20 @@ impl Status {
             "Operation cannot be fulfilled on {} \"{name}\": {why}",
             qualified(resource, group)
         );
-        Self::about(409, "Conflict", message, group, resource, name)
+        Self::new(409, "Conflict", message).about(group, resource, name)
     }
 
     /// 422, with the fields that are wrong.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: &[Cause]) -> Self {
         let list: Vec<_> =
             causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
-        let list =
-            if let [one] = list.as_slice() { one.clone() } else { format!("[{}]", list.join(", ")) };
+        let list = if let [one] = list.as_slice() {
+            one.clone()
+        } else {
+            format!("[{}]", list.join(", "))
+        };
         let message = format!("{} \"{name}\" is invalid: {list}", qualified(kind, group));
-        let mut status = Self::about(422, "Invalid", message, group, kind, name);
+        let mut status = Self::new(422, "Invalid", message).about(group, kind, name);
         status.details["causes"] = json!(causes);
         status
     }
@@ -82,19 +85,12 @@ impl Status {
         Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
     }
 
-    fn about(
-        code: u16,
-        reason: &str,
-        message: String,
-        group: &str,
-        kind: &str,
-        name: &str,
-    ) -> Self {
+    fn about(self, group: &str, kind: &str, name: &str) -> Self {
         let mut details = json!({"name": name, "kind": kind});
         if !group.is_empty() {
             details["group"] = group.into();
         }
-        Self { code, reason: reason.into(), message, details }
+        Self { details, ..self }
     }
 
     /// As the API writes it.

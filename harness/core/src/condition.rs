@@ -55,7 +55,8 @@ pub(crate) fn error(message: impl Into<String>, hint: impl Into<String>) -> Cond
 }
 
 /// A condition that can be asked for its truth, again and again. It remembers the last answer
-/// for as long as nothing that it can see has changed.
+/// for as long as nothing that it can see has changed. It belongs to one world (or to worlds that took in
+/// the same events): ask another world with another one.
 #[derive(Debug)]
 pub struct Compiled {
     condition: Condition,
@@ -206,8 +207,7 @@ mod tests {
 
     const GOING: &str =
         "objects.pods.exists(p, p.spec.nodeName == victim && has(p.metadata.deletionTimestamp))";
-    const GONE: &str =
-        "objects.pods.filter(p, p.spec.nodeName == victim).all(p, has(p.metadata.deletionTimestamp))";
+    const GONE: &str = "objects.pods.filter(p, p.spec.nodeName == victim).all(p, has(p.metadata.deletionTimestamp))";
 
     #[test]
     fn expressions_see_the_scenarios_own_objects() {
@@ -228,7 +228,10 @@ mod tests {
         let set = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {"replicas": 6}, "status": {}});
         let world = world(vec![object("deployments.apps", set)]);
         assert_eq!(ask("objects.deployments.all(d, d.spec.replicas == 6)", &world), Ok(true));
-        assert_eq!(ask("objects.deployments.all(d, d.status.readyReplicas == 0)", &world), Ok(true));
+        assert_eq!(
+            ask("objects.deployments.all(d, d.status.readyReplicas == 0)", &world),
+            Ok(true)
+        );
         assert_eq!(ask("bare == 'bare' && victim in ['worker-1']", &world), Ok(true));
         assert_eq!(ask("cluster.writes.succeeding", &world), Ok(false));
     }

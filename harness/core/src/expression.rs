@@ -77,8 +77,12 @@ fn walk<'a>(expression: &'a IdedExpr, declared: &mut Vec<&'a str>, sees: &mut Se
             walk(&select.operand, declared, sees);
         }
         Expr::List(list) => list.elements.iter().for_each(|item| walk(item, declared, sees)),
-        Expr::Map(map) => map.entries.iter().for_each(|entry| walk_entry(&entry.expr, declared, sees)),
-        Expr::Struct(of) => of.entries.iter().for_each(|entry| walk_entry(&entry.expr, declared, sees)),
+        Expr::Map(map) => {
+            map.entries.iter().for_each(|entry| walk_entry(&entry.expr, declared, sees))
+        }
+        Expr::Struct(of) => {
+            of.entries.iter().for_each(|entry| walk_entry(&entry.expr, declared, sees))
+        }
         Expr::Comprehension(over) => {
             walk(&over.iter_range, declared, sees);
             walk(&over.accu_init, declared, sees);
@@ -107,7 +111,11 @@ fn note(name: &str, declared: &[&str], sees: &mut Sees) {
     // Macros expand to names that begin with @; types are names too (`type(x) == int`).
     const TYPES: &[&str] =
         &["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
-    if !declared.contains(&name) && !name.starts_with('@') && !TYPES.contains(&name) && !sees.has(name) {
+    if !declared.contains(&name)
+        && !name.starts_with('@')
+        && !TYPES.contains(&name)
+        && !sees.has(name)
+    {
         sees.names.push(name.to_string());
     }
 }
@@ -174,7 +182,9 @@ pub fn value(json: &Value) -> cel::Value {
         },
         Value::String(text) => text.as_str().into(),
         Value::Array(items) => items.iter().map(value).collect::<Vec<_>>().into(),
-        Value::Object(fields) => mapping(fields.iter().map(|(key, item)| (key.as_str(), value(item)))),
+        Value::Object(fields) => {
+            mapping(fields.iter().map(|(key, item)| (key.as_str(), value(item))))
+        }
     }
 }
 

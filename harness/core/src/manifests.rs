@@ -34,7 +34,8 @@ fn round_trip<T: Serialize + DeserializeOwned>(object: &Value) -> Option<(String
     };
     let back = serde_json::to_value(typed).ok()?;
     let (path, known) = lost(object, &back, String::new())?;
-    let hint = crate::read::did_you_mean(path.rsplit('.').next().unwrap_or(&path), &known_words(&known));
+    let hint =
+        crate::read::did_you_mean(path.rsplit('.').next().unwrap_or(&path), &known_words(&known));
     Some((format!("no field `{path}` exists"), hint))
 }
 
@@ -79,7 +80,10 @@ mod tests {
         let mut typo = good.clone();
         typo["replcias"] = json!(6);
         let (what, hint) = deployment(typo).unwrap();
-        assert_eq!((what.as_str(), hint.as_str()), ("no field `spec.replcias` exists", "did you mean `replicas`?"));
+        assert_eq!(
+            (what.as_str(), hint.as_str()),
+            ("no field `spec.replcias` exists", "did you mean `replicas`?")
+        );
         let mut text = good.clone();
         text["replicas"] = json!("six");
         assert!(deployment(text).unwrap().0.contains("invalid type"));

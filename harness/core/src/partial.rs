@@ -147,9 +147,15 @@ mod tests {
             (json!({}), true),
             (json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}), true),
             (json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}), false),
-            (json!({"status": {"conditions": [{"type": "DiskPressure", "status": "Unknown"}]}}), false),
+            (
+                json!({"status": {"conditions": [{"type": "DiskPressure", "status": "Unknown"}]}}),
+                false,
+            ),
             (json!({"spec": {"taints": [{"key": "a", "effect": "NoExecute"}]}}), true),
-            (json!({"spec": {"taints": [{"key": "a", "effect": "NoExecute"}, {"key": "b"}]}}), false),
+            (
+                json!({"spec": {"taints": [{"key": "a", "effect": "NoExecute"}, {"key": "b"}]}}),
+                false,
+            ),
             (json!({"spec": {"taints": []}}), false),
             (json!({"spec": {"unschedulable": null}}), true),
             (json!({"spec": {"unschedulable": false}}), true),

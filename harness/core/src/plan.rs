@@ -287,7 +287,10 @@ impl Plan {
     pub fn from_yaml(text: &str) -> Result<Plan, String> {
         let plan: Plan = crate::yaml::read(text)?;
         if plan.format != FORMAT {
-            return Err(format!("the plan has format {}; this program reads {FORMAT}", plan.format));
+            return Err(format!(
+                "the plan has format {}; this program reads {FORMAT}",
+                plan.format
+            ));
         }
         Ok(plan)
     }

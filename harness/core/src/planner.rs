@@ -1,5 +1,7 @@
 //! From a scenario to a plan: everything that can be wrong before a cluster is up is found here.
 
+mod steps;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +13,8 @@ use crate::condition::{Compiled, Condition};
 use crate::fault::{FaultKind, FaultSpec};
 use crate::lever::LeverKind;
 use crate::plan::{
-    Action, Blast, Check, Ends, FORMAT, FaultStep, Given, ObjectRef, Plan, START, Step, Word, end_of,
+    Action, Blast, Check, Ends, FORMAT, FaultStep, Given, ObjectRef, Plan, START, Step, Word,
+    end_of,
 };
 use crate::read::{Notes, Placed, did_you_mean};
 use crate::roles::{Ref, Who};
@@ -20,9 +23,6 @@ use crate::steps::{ActionEntry, CheckEntry, FaultEntry, StepEntry};
 use crate::target::{ClusterSpec, Parameters, Role};
 use crate::window::{self, Window};
 use crate::yaml::{self, Part, Path, Problems};
-
-/// How long what settles must stay true if the scenario does not say.
-const HOLD: Duration = Duration::from_secs(5);
 
 /// Reads a file that a scenario names, by its path relative to the scenario's own.
 pub type Files<'a> = &'a dyn Fn(&str) -> Result<String, String>;
@@ -96,7 +96,8 @@ fn ordered(bind: &IndexMap<String, Placed<Vec<Who>>>) -> IndexMap<String, Vec<Wh
         for _ in 0..bind.len() {
             for (name, roles) in bind {
                 let ready = roles.value.iter().all(|who| {
-                    who.binding().is_none_or(|other| !bind.contains_key(other) || order.contains_key(other))
+                    who.binding()
+                        .is_none_or(|other| !bind.contains_key(other) || order.contains_key(other))
                 });
                 if ready && roles.value.iter().any(is_rest) == rest && !order.contains_key(name) {
                     order.insert(name.clone(), roles.value.clone());
@@ -108,13 +109,6 @@ fn ordered(bind: &IndexMap<String, Placed<Vec<Who>>>) -> IndexMap<String, Vec<Wh
         order.entry(name.clone()).or_insert_with(|| roles.value.clone());
     }
     order
-}
-
-/// A fault step that was read so far.
-struct Injected {
-    name: String,
-    ends_itself: bool,
-    is_healed: bool,
 }
 
 struct Work<'a> {
@@ -225,7 +219,11 @@ impl<'a> Work<'a> {
                 let is_pods = objects.first().is_some_and(|object| object["kind"] == "Pod");
                 self.bind(name, is_pods, &entry.at);
                 if objects.len() > 1 {
-                    self.notes.wrong(&entry.at, "`as:` names one object, and there are several", "");
+                    self.notes.wrong(
+                        &entry.at,
+                        "`as:` names one object, and there are several",
+                        "",
+                    );
                 }
             }
             if let Some(who) = &on {
@@ -268,7 +266,11 @@ impl<'a> Work<'a> {
         let used = self.used.borrow();
         for (name, (_, at)) in self.bound.borrow().iter() {
             if !used.contains(name) {
-                self.notes.wrong(at, format!("`{name}` is bound but never used"), "drop it, or use it");
+                self.notes.wrong(
+                    at,
+                    format!("`{name}` is bound but never used"),
+                    "drop it, or use it",
+                );
             }
         }
     }
@@ -278,7 +280,8 @@ impl<'a> Work<'a> {
         if let Some(name) = who.binding() {
             self.uses(name, at);
         }
-        let (planes, workers) = (self.scenario.cluster.control_planes, self.scenario.cluster.workers);
+        let (planes, workers) =
+            (self.scenario.cluster.control_planes, self.scenario.cluster.workers);
         let too_few = |needed: u32, there: u32, what: &str| {
             if there < needed {
                 self.notes.wrong(
@@ -291,7 +294,10 @@ impl<'a> Work<'a> {
         match who {
             Who::Any(Role::Worker) | Who::All(Role::Worker) => too_few(1, workers, "workers"),
             Who::Others(Role::Worker) => too_few(2, workers, "workers"),
-            Who::Others(Role::ControlPlane) | Who::Follower | Who::Followers | Who::OtherMembers => {
+            Who::Others(Role::ControlPlane)
+            | Who::Follower
+            | Who::Followers
+            | Who::OtherMembers => {
                 too_few(2, planes, "control planes");
             }
             Who::Minority => too_few(3, planes, "control planes"),
@@ -345,242 +351,12 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn steps(&self) -> Vec<Step> {
-        let mut moments = vec![START.to_string()];
-        let mut faults: Vec<Injected> = Vec::new();
-        let mut steps = Vec::new();
-        let later = self.moments();
-        for (index, entry) in self.scenario.steps.iter().enumerate() {
-            let moment = later[index].clone();
-            if moments.contains(&moment) {
-                let at = entry.value.name.as_ref().map_or(&entry.at, |name| &name.at);
-                self.notes.wrong(at, format!("the moment `{moment}` is named twice"), "choose another name");
-            }
-            let action = self.action(index, entry, &moments, &mut faults, &moment);
-            if matches!(action, Action::Fault(_)) {
-                moments.push(end_of(&moment));
-            }
-            moments.push(moment.clone());
-            let (line, _) = self.scenario.document.locate(&entry.at);
-            let source = format!("{}:{line}", self.scenario.document.source.name);
-            steps.push(Step { index, moment, source, action });
-        }
-        for (step, entry) in steps.iter().zip(&self.scenario.steps) {
-            if let Action::Fault(FaultStep { ends: Ends::AtMoment(moment), .. }) = &step.action
-                && !later[step.index + 1..].contains(moment)
-            {
-                let known: Vec<&str> = later[step.index + 1..].iter().map(String::as_str).collect();
-                let at = [entry.at.clone(), vec![Part::Key("until".into())]].concat();
-                let message = format!("no later step has the moment `{moment}`");
-                self.notes.wrong(&at, message, did_you_mean(moment, &known));
-            }
-        }
-        steps
-    }
-
-    /// The name of every step's moment.
-    fn moments(&self) -> Vec<String> {
-        let is_nameless_heal = |entry: &&Placed<StepEntry>| {
-            matches!(entry.value.action, ActionEntry::Heal(_)) && entry.value.name.is_none()
-        };
-        let heals = self.scenario.steps.iter().filter(is_nameless_heal).count();
-        let name = |(index, entry): (usize, &Placed<StepEntry>)| match (&entry.value.name, &entry.value.action) {
-            (Some(name), _) => name.value.clone(),
-            (None, ActionEntry::Heal(_)) if heals == 1 => "heal".to_string(),
-            (None, ActionEntry::Heal(fault)) => format!("heal-{}", fault.value),
-            (None, _) => format!("step-{index}"),
-        };
-        self.scenario.steps.iter().enumerate().map(name).collect()
-    }
-
-    fn action(
-        &self,
-        index: usize,
-        entry: &Placed<StepEntry>,
-        moments: &[String],
-        faults: &mut Vec<Injected>,
-        moment: &str,
-    ) -> Action {
-        let at = &entry.at;
-        match &entry.value.action {
-            ActionEntry::ApplyFile(file) => Action::Apply(self.load(file)),
-            ActionEntry::Apply(objects) => {
-                for object in objects {
-                    check_manifest(&self.notes, at, object);
-                    self.texts(object, at);
-                }
-                Action::Apply(objects.clone())
-            }
-            ActionEntry::Delete(object) => {
-                self.object(object, at);
-                Action::Delete(object.clone())
-            }
-            ActionEntry::Patch(object, fields) => {
-                self.object(object, at);
-                self.texts(fields, at);
-                Action::Patch { object: object.clone(), fields: fields.clone() }
-            }
-            ActionEntry::Scale(object, replicas) => {
-                self.object(object, at);
-                Action::Scale { object: object.clone(), replicas: *replicas }
-            }
-            ActionEntry::Wait(time) => Action::Wait { time: self.duration(time) },
-            ActionEntry::Heal(fault) => {
-                self.heal(fault, faults);
-                Action::Heal { fault: fault.value.clone() }
-            }
-            ActionEntry::Fault(fault) => {
-                let step = self.fault(fault, at, moment);
-                let ends_itself = !matches!(step.ends, Ends::WithScenario);
-                faults.push(Injected { name: moment.into(), ends_itself, is_healed: false });
-                Action::Fault(step)
-            }
-            ActionEntry::Check(check) => {
-                Action::Check(self.check(index, check, at, moments))
-            }
-        }
-    }
-
-    fn heal(&self, fault: &Placed<String>, faults: &mut [Injected]) {
-        let names: Vec<String> = faults.iter().map(|fault| fault.name.clone()).collect();
-        let known: Vec<&str> = names.iter().map(String::as_str).collect();
-        let Some(found) = faults.iter_mut().find(|known| known.name == fault.value) else {
-            let message = format!("no fault before this step is named `{}`", fault.value);
-            self.notes.wrong(&fault.at, message, did_you_mean(&fault.value, &known));
-            return;
-        };
-        if found.is_healed || found.ends_itself {
-            self.notes.wrong(
-                &fault.at,
-                format!("`{}` is already ended by another step, `for:` or `until:`", fault.value),
-                "end it once",
-            );
-        }
-        found.is_healed = true;
-    }
-
-    fn fault(&self, entry: &FaultEntry, at: &Path, moment: &str) -> FaultStep {
-        entry.on.iter().chain(entry.sides.iter().flatten()).for_each(|who| self.who(who, at));
-        entry.fields.values().for_each(|field| self.texts(field, at));
-        if let Some(condition) = &entry.until {
-            self.condition(condition, at);
-        }
-        let step = FaultStep {
-            fault: entry.fault.value.clone(),
-            on: entry.on.clone(),
-            sides: entry.sides.clone(),
-            fields: entry.fields.clone(),
-            ends: match (&entry.lasts, &entry.until_moment, &entry.until) {
-                (Some(time), ..) => Ends::After(self.duration(time)),
-                (_, Some(name), _) => Ends::AtMoment(name.value.clone()),
-                (_, _, Some(condition)) => Ends::When(condition.clone()),
-                _ => Ends::WithScenario,
-            },
-        };
-        let names: Vec<&str> = self.planner.registry.iter().map(|kind| kind.name).collect();
-        let Some(kind) = self.planner.registry.iter().find(|kind| kind.name == entry.fault.value) else {
-            let message = format!("no fault `{}` is known", entry.fault.value);
-            self.notes.wrong(&entry.fault.at, message, did_you_mean(&entry.fault.value, &names));
-            return step;
-        };
-        let spec = FaultSpec {
-            fault: kind.name.to_string(),
-            name: moment.to_string(),
-            on: entry.on.iter().map(|who| self.placeholder(who)).collect(),
-            sides: entry
-                .sides
-                .iter()
-                .map(|side| side.iter().map(|who| self.placeholder(who)).collect())
-                .collect(),
-            fields: entry.fields.clone(),
-        };
-        if let Err(error) = (kind.build)(&spec) {
-            let mut place = at.clone();
-            if !error.field.is_empty() {
-                place.push(Part::Key(error.field.clone()));
-            }
-            self.notes.wrong(&place, error.message, error.hint);
-        }
-        step
-    }
-
-    /// A name that stands for whoever has the role, so that a fault can be built before anybody has.
-    fn placeholder(&self, who: &Who) -> String {
-        let number = {
-            let mut count = self.placeholders.borrow_mut();
-            *count += 1;
-            *count
-        };
-        let bound = self.bound.borrow();
-        let is_pods = who.is_pods().unwrap_or_else(|| {
-            who.binding().and_then(|name| bound.get(name)).is_some_and(|(is_pods, _)| *is_pods)
-        });
-        match who {
-            Who::Node(Ref::Name(name)) => name.clone(),
-            _ if is_pods => format!("namespace/pod-{number}"),
-            _ => format!("node-{number}"),
-        }
-    }
-
-    fn check(&self, index: usize, entry: &CheckEntry, at: &Path, moments: &[String]) -> Check {
-        self.condition(&entry.condition.value, &entry.condition.at);
-        let after = match &entry.after {
-            Some(after) => {
-                if !moments.contains(&after.value) {
-                    let known: Vec<&str> = moments.iter().map(String::as_str).collect();
-                    self.notes.wrong(
-                        &after.at,
-                        format!("no step before this one has the moment `{}`", after.value),
-                        did_you_mean(&after.value, &known),
-                    );
-                }
-                after.value.clone()
-            }
-            None => moments.last().cloned().unwrap_or_else(|| START.to_string()),
-        };
-        let hold = entry.hold.as_ref().map(|hold| self.duration(hold));
-        let window = match (&entry.within, hold) {
-            (Some((low, high)), _) => {
-                let window = Window { low: self.duration(low), high: self.duration(high) };
-                if window.low > window.high {
-                    let message = format!("the window {window} can never be met");
-                    self.notes.wrong(&low.at, message, "its first bound is its lower one");
-                }
-                window
-            }
-            (None, Some(high)) if !entry.word.blocks() => Window { low: Duration::ZERO, high },
-            _ => {
-                let hint = format!("add for example `within: [0s, 20s]`, after `{after}`");
-                self.notes.wrong(at, format!("`{}` without a window", entry.word), hint);
-                Window { low: Duration::ZERO, high: Duration::ZERO }
-            }
-        };
-        if let Some(text) = &entry.hold {
-            match entry.word {
-                Word::Eventually => {
-                    self.notes.wrong(&text.at, "`eventually` asks for a moment, not for a time", "say `settles`");
-                }
-                Word::Always | Word::Never if entry.within.is_some() => {
-                    self.notes.wrong(&text.at, "`within:` and `for:` say the same here", "drop one");
-                }
-                _ => {}
-            }
-        }
-        Check {
-            id: format!("step-{index}/{}", entry.word),
-            word: entry.word,
-            condition: entry.condition.value.clone(),
-            window,
-            after,
-            hold: if entry.word == Word::Settles { hold.unwrap_or(HOLD) } else { Duration::ZERO },
-        }
-    }
-
     fn needs(&self, steps: &[Step]) -> BTreeSet<LeverKind> {
         let mut needs: BTreeSet<LeverKind> = self.scenario.needs.iter().copied().collect();
         for step in steps {
             if let Action::Fault(fault) = &step.action
-                && let Some(kind) = self.planner.registry.iter().find(|kind| kind.name == fault.fault)
+                && let Some(kind) =
+                    self.planner.registry.iter().find(|kind| kind.name == fault.fault)
             {
                 needs.extend(kind.needs);
             }

@@ -137,7 +137,10 @@ impl<'a> Cursor<'a> {
     /// Every item.
     pub fn items(&self) -> Vec<Cursor<'a>> {
         let Some(items) = self.value.as_array() else {
-            self.wrong(format!("a list is expected, not {}", describe(self.value)), "begin with `- `");
+            self.wrong(
+                format!("a list is expected, not {}", describe(self.value)),
+                "begin with `- `",
+            );
             return Vec::new();
         };
         let item = |(index, value)| {

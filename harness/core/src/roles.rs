@@ -161,7 +161,8 @@ impl Who {
         if let Some(name) = text.strip_prefix('$') {
             return Ok(Who::Binding(name.to_string()));
         }
-        let bare = ["the ", "an ", "a ", "any "].iter().find_map(|article| text.strip_prefix(article));
+        let bare =
+            ["the ", "an ", "a ", "any "].iter().find_map(|article| text.strip_prefix(article));
         let who = match bare.unwrap_or(&text) {
             "worker" => Who::Any(Role::Worker),
             "all workers" | "every worker" | "workers" => Who::All(Role::Worker),
@@ -204,7 +205,8 @@ impl Who {
         if let Some(found) = found {
             return Ok(found);
         }
-        let is_node = |prefix: &str| rest.strip_prefix(prefix).is_some_and(|n| n.parse::<u32>().is_ok());
+        let is_node =
+            |prefix: &str| rest.strip_prefix(prefix).is_some_and(|n| n.parse::<u32>().is_ok());
         if is_node("worker-") || is_node("cp-") {
             return Ok(Who::Node(Ref::Name(rest.to_string())));
         }
@@ -292,7 +294,9 @@ fn nobody(message: impl Into<String>, hint: impl Into<String>) -> RoleError {
 fn bound(world: &World, name: &str) -> Result<Vec<String>, RoleError> {
     match world.bound(name) {
         Some(to) => Ok(to.to_vec()),
-        None => Err(nobody(format!("`${name}` is not bound yet"), "bind it in `bind:` or by `as:`")),
+        None => {
+            Err(nobody(format!("`${name}` is not bound yet"), "bind it in `bind:` or by `as:`"))
+        }
     }
 }
 
@@ -363,7 +367,11 @@ fn one(names: Vec<String>, random: &mut dyn RngCore) -> Vec<String> {
 }
 
 /// So many of them, in their own order.
-fn some(names: Vec<String>, count: impl Fn(usize) -> usize, random: &mut dyn RngCore) -> Vec<String> {
+fn some(
+    names: Vec<String>,
+    count: impl Fn(usize) -> usize,
+    random: &mut dyn RngCore,
+) -> Vec<String> {
     let mut left: Vec<usize> = (0..names.len()).collect();
     let wanted = if names.is_empty() { 0 } else { count(names.len()).min(names.len()) };
     let mut chosen = BTreeSet::new();

@@ -120,7 +120,15 @@ pub fn read(document: Document) -> Result<Scenario, Problems> {
     let spec = root.need("spec").unwrap_or_else(|| root.clone());
     if spec.at != root.at {
         spec.only(&[
-            "title", "proves", "cluster", "needs", "blast", "given", "bind", "workload", "steps",
+            "title",
+            "proves",
+            "cluster",
+            "needs",
+            "blast",
+            "given",
+            "bind",
+            "workload",
+            "steps",
             "invariants",
         ]);
     }
@@ -158,13 +166,19 @@ fn is_scenario(root: &Cursor<'_>) -> bool {
     let (version, kind) = (root.need("apiVersion"), root.need("kind"));
     let (Some(version), Some(kind)) = (version, kind) else {
         if !root.value.is_object() {
-            root.wrong("a scenario is a mapping", format!("begin with `apiVersion: {API_VERSION}`"));
+            root.wrong(
+                "a scenario is a mapping",
+                format!("begin with `apiVersion: {API_VERSION}`"),
+            );
         }
         return false;
     };
     if version.value != API_VERSION {
         version.wrong(
-            format!("this program reads `{API_VERSION}`, not {}", crate::read::describe(version.value)),
+            format!(
+                "this program reads `{API_VERSION}`, not {}",
+                crate::read::describe(version.value)
+            ),
             format!("write `apiVersion: {API_VERSION}`"),
         );
         return false;
@@ -191,7 +205,10 @@ fn cluster(cursor: Option<Cursor<'_>>) -> ClusterEntry {
         let field = cursor.need(field)?;
         let count = field.number()?;
         if count > most {
-            field.wrong(format!("{count} is more than any target launches"), format!("at most {most}"));
+            field.wrong(
+                format!("{count} is more than any target launches"),
+                format!("at most {most}"),
+            );
         }
         u32::try_from(count).ok()
     };
@@ -226,7 +243,11 @@ pub(crate) fn expression(cursor: &Cursor<'_>) -> Option<Placed<String>> {
 pub(crate) fn object_name(cursor: &Cursor<'_>) -> Option<String> {
     let name = cursor.text()?;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
-    if name.len() > 63 || !name.chars().all(plain) || name.starts_with(['-', '.']) || name.ends_with(['-', '.']) {
+    if name.len() > 63
+        || !name.chars().all(plain)
+        || name.starts_with(['-', '.'])
+        || name.ends_with(['-', '.'])
+    {
         cursor.wrong(
             format!("`{name}` is no name of an object"),
             "use small letters, digits and `-`, at most 63",
@@ -239,9 +260,30 @@ pub(crate) fn object_name(cursor: &Cursor<'_>) -> Option<String> {
 /// A name to bind to: one that CEL can speak of.
 pub(crate) fn binding_name(cursor: &Cursor<'_>, name: &str) -> Option<String> {
     const TAKEN: &[&str] = &[
-        "object", "objects", "cluster", "namespace", "true", "false", "null", "in", "as", "break",
-        "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-        "return", "var", "void", "while",
+        "object",
+        "objects",
+        "cluster",
+        "namespace",
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "return",
+        "var",
+        "void",
+        "while",
     ];
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if TAKEN.contains(&name) {
@@ -270,7 +312,13 @@ fn choice<T: serde::de::DeserializeOwned>(cursor: &Cursor<'_>, known: &[&str]) -
 
 fn choices(cursor: &Cursor<'_>) -> Vec<LeverKind> {
     const KNOWN: &[&str] = &[
-        "api", "cut", "kill-container", "kill-node", "kill-process", "pause-node", "stop-process",
+        "api",
+        "cut",
+        "kill-container",
+        "kill-node",
+        "kill-process",
+        "pause-node",
+        "stop-process",
     ];
     cursor.items().iter().filter_map(|item| choice(item, KNOWN)).collect()
 }
@@ -327,14 +375,34 @@ fn read_given(cursor: &Cursor<'_>) -> Option<GivenEntry> {
 
 /// Fields of a pod's spec that may stand beside `pod:`.
 const POD_SPEC: &[&str] = &[
-    "activeDeadlineSeconds", "affinity", "containers", "hostNetwork", "initContainers", "nodeName",
-    "nodeSelector", "priority", "restartPolicy", "serviceAccountName",
-    "terminationGracePeriodSeconds", "tolerations", "topologySpreadConstraints", "volumes",
+    "activeDeadlineSeconds",
+    "affinity",
+    "containers",
+    "hostNetwork",
+    "initContainers",
+    "nodeName",
+    "nodeSelector",
+    "priority",
+    "restartPolicy",
+    "serviceAccountName",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "topologySpreadConstraints",
+    "volumes",
 ];
 /// Fields of its only container that may stand beside `pod:`.
 const POD_CONTAINER: &[&str] = &[
-    "args", "command", "env", "image", "imagePullPolicy", "lifecycle", "livenessProbe", "ports",
-    "readinessProbe", "resources", "startupProbe",
+    "args",
+    "command",
+    "env",
+    "image",
+    "imagePullPolicy",
+    "lifecycle",
+    "livenessProbe",
+    "ports",
+    "readinessProbe",
+    "resources",
+    "startupProbe",
 ];
 
 /// A pod in short: its name, where it is put, and fields of its spec or of its only container.
@@ -402,7 +470,8 @@ fn read_workload(cursor: &Cursor<'_>) -> Option<Workload> {
         None => VERBS.iter().map(|verb| (verb.to_string(), 1)).collect(),
     };
     if !mix.keys().any(|verb| verb == "create" && mix[verb] > 0) {
-        cursor.wrong("nothing is ever created, so nothing happens", "give `create` a share of `mix`");
+        cursor
+            .wrong("nothing is ever created, so nothing happens", "give `create` a share of `mix`");
     }
     if let Some(over) = cursor.get("over")
         && over.value != "configmaps"
@@ -441,7 +510,11 @@ pub(crate) fn check_manifest(notes: &Notes<'_>, at: &Path, object: &Value) -> bo
     let (api_version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
     let missing = [("apiVersion", api_version), ("kind", kind), ("metadata.name", name)];
     if let Some((field, _)) = missing.iter().find(|(_, value)| value.is_empty()) {
-        notes.wrong(at, format!("a manifest without `{field}`"), "write it as for `kubectl create`");
+        notes.wrong(
+            at,
+            format!("a manifest without `{field}`"),
+            "write it as for `kubectl create`",
+        );
         return false;
     }
     if Kind::of_manifest(api_version, kind).is_none() {

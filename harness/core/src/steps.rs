@@ -80,8 +80,17 @@ pub struct CheckEntry {
 
 /// The keys that say what a step does.
 pub const ACTIONS: &[&str] = &[
-    "always", "apply", "delete", "eventually", "fault", "heal", "never", "patch", "scale",
-    "settles", "wait",
+    "always",
+    "apply",
+    "delete",
+    "eventually",
+    "fault",
+    "heal",
+    "never",
+    "patch",
+    "scale",
+    "settles",
+    "wait",
 ];
 
 /// Reads one step.
@@ -92,7 +101,8 @@ pub(crate) fn read_step(cursor: &Cursor<'_>) -> Option<StepEntry> {
     let action = match found.as_slice() {
         [action] => *action,
         [] => {
-            let nearest = fields.iter().find(|(name, _)| !["as", "within", "after", "for"].contains(name));
+            let nearest =
+                fields.iter().find(|(name, _)| !["as", "within", "after", "for"].contains(name));
             match nearest {
                 Some((name, field)) => {
                     field.wrong(format!("`{name}` is no step"), did_you_mean(name, ACTIONS));
@@ -102,7 +112,10 @@ pub(crate) fn read_step(cursor: &Cursor<'_>) -> Option<StepEntry> {
             return None;
         }
         [first, second, ..] => {
-            cursor.wrong(format!("one step cannot be both `{first}` and `{second}`"), "make two steps");
+            cursor.wrong(
+                format!("one step cannot be both `{first}` and `{second}`"),
+                "make two steps",
+            );
             return None;
         }
     };
@@ -165,7 +178,8 @@ fn read_object(target: &Cursor<'_>) -> Option<(&'static str, ObjectRef)> {
     let [(word, field)] = found.as_slice() else {
         match (found.len(), fields.first()) {
             (0, Some((name, field))) => {
-                field.wrong(format!("`{name}` names no kind of object"), did_you_mean(name, &words));
+                field
+                    .wrong(format!("`{name}` names no kind of object"), did_you_mean(name, &words));
             }
             (0, None) => target.wrong("no object is named", "write for example `pod: web-0`"),
             _ => target.wrong("two objects are named", "make two steps"),
@@ -241,7 +255,10 @@ fn read_fault(cursor: &Cursor<'_>, target: &Cursor<'_>) -> Option<ActionEntry> {
             vec![read_who(&from)?, read_who(&to)?]
         }
         _ => {
-            cursor.wrong("the sides are not clear", "write `between: [a, b]`, or `from: a` and `to: b`");
+            cursor.wrong(
+                "the sides are not clear",
+                "write `between: [a, b]`, or `from: a` and `to: b`",
+            );
             return None;
         }
     };

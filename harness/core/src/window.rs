@@ -56,7 +56,11 @@ pub fn evaluate(text: &str, parameters: &Parameters) -> Result<Duration, WindowE
     let Quantity::Time(micros) = value else {
         return Err(error(
             format!("`{text}` has no unit"),
-            format!("write `{}s`, or name a parameter: {}", text.trim(), Parameters::NAMES.join(", ")),
+            format!(
+                "write `{}s`, or name a parameter: {}",
+                text.trim(),
+                Parameters::NAMES.join(", ")
+            ),
         ));
     };
     let Ok(micros) = u64::try_from(micros) else {
@@ -133,7 +137,8 @@ fn tokenize(text: &str) -> Result<Vec<Token>, WindowError> {
     while let Some(first) = rest.chars().next() {
         let length = if first.is_ascii_digit() {
             let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-            let unit = rest[digits..].find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len() - digits);
+            let unit =
+                rest[digits..].find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len() - digits);
             tokens.push(quantity(&rest[..digits], &rest[digits..digits + unit])?);
             digits + unit
         } else if first.is_alphabetic() {
@@ -211,7 +216,8 @@ impl Parser<'_> {
             left = match (left, right) {
                 (Quantity::Time(a), Quantity::Time(b)) => Quantity::Time(a + factor * b),
                 (Quantity::Plain(a), Quantity::Plain(b)) => Quantity::Plain(a + factor * b),
-                (Quantity::Time(_), Quantity::Plain(n)) | (Quantity::Plain(n), Quantity::Time(_)) => {
+                (Quantity::Time(_), Quantity::Plain(n))
+                | (Quantity::Plain(n), Quantity::Time(_)) => {
                     return Err(error(
                         format!("`{n}` has no unit"),
                         format!("write `{n}s` if you mean seconds"),
@@ -228,9 +234,8 @@ impl Parser<'_> {
             self.next += 1;
             left = match (left, self.term()?) {
                 (Quantity::Plain(a), Quantity::Plain(b)) => Quantity::Plain(a.saturating_mul(b)),
-                (Quantity::Plain(a), Quantity::Time(b)) | (Quantity::Time(b), Quantity::Plain(a)) => {
-                    Quantity::Time(a.saturating_mul(b))
-                }
+                (Quantity::Plain(a), Quantity::Time(b))
+                | (Quantity::Time(b), Quantity::Plain(a)) => Quantity::Time(a.saturating_mul(b)),
                 (Quantity::Time(_), Quantity::Time(_)) => {
                     return Err(error("a time cannot be multiplied by a time", "drop one unit"));
                 }

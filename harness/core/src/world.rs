@@ -228,15 +228,15 @@ impl World {
 
     /// The node of the member that the newest term's members take for their leader.
     pub fn etcd_leader(&self) -> Option<&str> {
-        let newest = self.etcd.values().filter(|view| view.leader != 0).max_by_key(|view| view.term)?;
+        let newest =
+            self.etcd.values().filter(|view| view.leader != 0).max_by_key(|view| view.term)?;
         let (node, _) = self.etcd.iter().find(|(_, view)| view.member == newest.leader)?;
         Some(node)
     }
 
     /// The node of a component's leader, as the holder of its Lease.
     pub fn leader(&self, component: Component) -> Option<String> {
-        let lease =
-            self.object("leases.coordination.k8s.io", "kube-system", component.name())?;
+        let lease = self.object("leases.coordination.k8s.io", "kube-system", component.name())?;
         let holder = lease.pointer("/spec/holderIdentity")?.as_str()?;
         // Identities are `<node>` or `<node>_<anything>`, as client-go makes them.
         let node = holder.split('_').next().unwrap_or(holder);
@@ -256,7 +256,8 @@ impl World {
 
     /// The facts that CEL expressions see as `cluster`.
     pub fn facts(&self) -> Value {
-        let names = |role| self.cluster.as_ref().map(|cluster| cluster.names(role)).unwrap_or_default();
+        let names =
+            |role| self.cluster.as_ref().map(|cluster| cluster.names(role)).unwrap_or_default();
         let members: BTreeMap<&String, Value> = self
             .etcd
             .iter()

@@ -107,7 +107,12 @@ impl std::error::Error for Problems {}
 
 impl Document {
     /// A problem at the place of a path. A path that ends in a key points at the key.
-    pub fn problem(&self, path: &[Part], message: impl Into<String>, hint: impl Into<String>) -> Problem {
+    pub fn problem(
+        &self,
+        path: &[Part],
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Problem {
         let (line, column) = self.locate(path);
         Problem {
             file: self.source.name.clone(),
@@ -121,8 +126,7 @@ impl Document {
     /// Line and column of a path, both from 1. Of a path that does not exist: of its nearest parent.
     pub fn locate(&self, path: &[Part]) -> (usize, usize) {
         // The parser tells places only in errors: walk to the value and fail there on purpose.
-        let Some(document) =
-            serde_yaml::Deserializer::from_str(&self.source.text).nth(self.index)
+        let Some(document) = serde_yaml::Deserializer::from_str(&self.source.text).nth(self.index)
         else {
             return (1, 1);
         };
@@ -179,10 +183,7 @@ pub fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 
 /// The parser's message without its place, and a hint for the usual mistakes.
 fn explain(message: &str) -> (String, &'static str) {
-    let message = match message.rfind(" at line ") {
-        Some(end) => &message[..end],
-        None => message,
-    };
+    let message = without_places(message);
     let hint = if message.contains("mapping values are not allowed") {
         "quote a text that contains `: `"
     } else if message.contains("found character that cannot start any token") {
@@ -194,8 +195,20 @@ fn explain(message: &str) -> (String, &'static str) {
     } else {
         ""
     };
-    // Paths that the parser puts in front say less than the line does.
-    (message.to_string(), hint)
+    (message, hint)
+}
+
+/// A message without its ` at line 2 column 3`, which stands in front of it already.
+fn without_places(message: &str) -> String {
+    let mut parts = message.split(" at line ");
+    let mut text = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let is_place = |c: char| c.is_ascii_digit() || c == ' ';
+        let rest = part.trim_start_matches(is_place);
+        let rest = rest.strip_prefix("column").unwrap_or(rest);
+        text.push_str(rest.trim_start_matches(is_place));
+    }
+    text
 }
 
 /// Reads a value within the limits.
@@ -422,7 +435,7 @@ mod tests {
             ("a: 1\na: 2\n", (2, 1), "twice"),
             ("a: b: c\n", (1, 5), "mapping values"),
             ("a: 1\n1: 2\n", (2, 1), "quote it"),
-            ("a: [1\nb: 2\n", (2, 1), "did not find"),
+            ("a: [1\nb: 2\n", (2, 2), "']', while parsing"),
             ("a: !tag x\n", (1, 4), "tags"),
         ] {
             let problems = parse("a.yaml", text).unwrap_err();

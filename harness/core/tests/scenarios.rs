@@ -130,8 +130,10 @@ fn the_killed_node_is_planned() {
         moments,
         ["kill", "step-1", "tainted", "step-3", "evicted", "step-5", "heal", "step-7"]
     );
-    let windows: Vec<String> =
-        plan.checks().map(|(_, check)| format!("{} {} after {}", check.id, check.window, check.after)).collect();
+    let windows: Vec<String> = plan
+        .checks()
+        .map(|(_, check)| format!("{} {} after {}", check.id, check.window, check.after))
+        .collect();
     assert_eq!(
         windows,
         [
@@ -143,7 +145,7 @@ fn the_killed_node_is_planned() {
             "step-7/settles [0s, 30s] after heal",
         ]
     );
-    assert_eq!(plan.steps[0].source, "x.yaml:16");
+    assert_eq!(plan.steps[0].source, "x.yaml:17");
     let (_, last) = plan.checks().last().unwrap();
     assert_eq!((last.word, last.hold), (Word::Settles, Duration::from_secs(5)));
 }
@@ -173,13 +175,13 @@ fn a_plan_survives_its_file() {
     }
 }
 
-/// Replaces a text of an example, and tells the first problem.
+/// Replaces a text of an example, and tells the problems.
 fn problem(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from}");
     let Err(Problems(problems)) = plan(&text.replacen(from, to, 1)) else {
         panic!("no problem with `{to}`")
     };
-    problems[0].to_string()
+    problems.iter().map(|problem| format!("{problem}\n")).collect()
 }
 
 #[test]
@@ -190,7 +192,11 @@ fn mistakes_are_told_with_place_and_hint() {
         ("  title:", "  titel:", "did you mean `title`?"),
         ("fault: node-kill", "fault: node-kil", "did you mean `node-kill`?"),
         ("eventually: {node", "eventualy: {node", "did you mean `eventually`?"),
-        ("grace - heartbeat, grace + monitor", "grace + monitor, grace", "[45s, 40s] can never be met"),
+        (
+            "grace - heartbeat, grace + monitor",
+            "grace + monitor, grace",
+            "[45s, 40s] can never be met",
+        ),
         ("grace - heartbeat, grace + monitor", "grase, grace", "did you mean `grace`?"),
         ("after: kill", "after: kil", "did you mean `kill`?"),
         ("heal: kill", "heal: kll", "did you mean `kill`?"),
@@ -200,7 +206,11 @@ fn mistakes_are_told_with_place_and_hint() {
         ("on: $victim", "on: node worker-4", "the cluster has no node `worker-4`"),
         ("manifests/web.yaml", "manifests/wep.yaml", "cannot read `manifests/wep.yaml`"),
         ("    as: bare\n", "    as: bear\n", "is not bound"),
-        ("unreachable-taints", "unreachable-tains", "did you mean `node-controller/unreachable-taints`?"),
+        (
+            "unreachable-taints",
+            "unreachable-tains",
+            "did you mean `node-controller/unreachable-taints`?",
+        ),
         ("objects.pods.exists", "objects.podz.exists", "did you mean `pods`?"),
         ("spec.nodeName == victim &&", "spec.nodeName == victin &&", "did you mean `victim`?"),
         ("status: \"True\"", "status: True", "quote it"),
@@ -217,15 +227,27 @@ fn mistakes_are_told_with_place_and_hint() {
 
 #[test]
 fn places_are_exact() {
-    let told = problem(NODE_KILLED, "    after: kill\n    as: tainted", "    after: kill\n    within_: x\n    as: tainted");
-    assert!(told.starts_with("x.yaml:25:5: `within_` means nothing here"), "{told}");
-    let unused = problem(NODE_KILLED, "    victim: node of $bare", "    victim: node of $bare\n    spare: any worker");
-    assert!(unused.starts_with("x.yaml:15:5: `spare` is bound but never used"), "{unused}");
+    let told = problem(
+        NODE_KILLED,
+        "    after: kill\n    as: tainted",
+        "    after: kill\n    within_: x\n    as: tainted",
+    );
+    assert!(told.starts_with("x.yaml:26:5: `within_` means nothing here"), "{told}");
+    let unused = problem(
+        NODE_KILLED,
+        "    victim: node of $bare",
+        "    victim: node of $bare\n    spare: any worker",
+    );
+    assert!(unused.starts_with("x.yaml:16:5: `spare` is bound but never used"), "{unused}");
 }
 
 #[test]
 fn every_mistake_is_told_at_once() {
-    let text = NODE_KILLED.replacen("fault: node-kill", "fault: nodekill", 1).replacen("heal: kill", "heal: kull", 1);
+    let text = NODE_KILLED.replacen("fault: node-kill", "fault: nodekill", 1).replacen(
+        "heal: kill",
+        "heal: kull",
+        1,
+    );
     let Problems(problems) = plan(&text).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
 }

@@ -50,7 +50,6 @@ where
 /// A container, as far as this crate cares.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
-    pub id: String,
     pub name: String,
     pub state: String,
     pub labels: BTreeMap<String, String>,
@@ -63,14 +62,13 @@ pub(crate) async fn containers(docker: &Docker, labels: &[String]) -> Result<Vec
     let listed = docker.list_containers(Some(options)).await?;
     let mut found: Vec<Found> = listed
         .into_iter()
-        .filter_map(|summary| {
+        .map(|summary| {
             let name = summary.names.unwrap_or_default().into_iter().next().unwrap_or_default();
-            Some(Found {
-                id: summary.id?,
+            Found {
                 name: name.trim_start_matches('/').to_owned(),
                 state: summary.state.map(|state| state.to_string()).unwrap_or_default(),
                 labels: summary.labels.unwrap_or_default().into_iter().collect(),
-            })
+            }
         })
         .collect();
     found.sort_by(|left, right| left.name.cmp(&right.name));

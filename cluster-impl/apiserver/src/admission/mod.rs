@@ -94,7 +94,9 @@ pub(crate) async fn namespace(
 pub(crate) fn admit(mut review: Review<'_>) -> Result<(), Status> {
     for stage in 0..STAGES {
         for plugin in ALL.iter().filter(|plugin| plugin.stage == stage) {
-            (plugin.admit)(&mut review)?;
+            (plugin.admit)(&mut review).inspect_err(|status| {
+                tracing::debug!(plugin = plugin.name, %status, "refused");
+            })?;
         }
     }
     Ok(())

@@ -1,8 +1,7 @@
 //! create: a new object, under a name that nobody has.
 
 use machinery::kinds::NAMESPACE;
-use machinery::{Cause, Kind, Object, ObjectKey, Status, pod};
-use serde_json::json;
+use machinery::{Kind, Object, ObjectKey, Status};
 use storage::{KeyRange, RangeRequest};
 
 use crate::admission::{self, Operation, Review};
@@ -44,7 +43,6 @@ pub(crate) async fn create_object(
     let prefix = object.text("/metadata/generateName").to_owned();
     let is_generated = object.name().is_empty() && !prefix.is_empty();
     meta::stamp_new(&server.env, kind, &mut object);
-    reset_status(kind, &mut object);
     for _ in 0..NAMES_MAX {
         if is_generated {
             object.set("/metadata/name", generate_name(server, &prefix));
@@ -81,8 +79,11 @@ async fn try_name(
             namespace: namespace.as_ref(),
             config: &server.config,
         })?;
-        set_initial_status(kind, &mut object);
-        check(kind, &object)?;
+        (kind.prepare_create)(&mut object);
+        let causes = (kind.validate)(&object, None);
+        if !causes.is_empty() {
+            return Err(Status::invalid(kind.group, kind.kind, object.name(), &causes));
+        }
         let value = encode(&object);
         if request.is_dry_run() {
             return match commit::read(server, request, &key).await? {
@@ -133,45 +134,6 @@ fn generate_name(server: &ApiServer, prefix: &str) -> String {
     format!("{}{}", &prefix[..end], server.env.suffix(SUFFIX_LETTERS))
 }
 
-/// A new object has no history. Nodes keep what they say: the kubelet registers with a status.
-fn reset_status(kind: &Kind, object: &mut Object) {
-    if kind.has_status && kind.id != "nodes" {
-        object.set("/status", json!({}));
-    }
-}
-
-/// What upstream's strategies put into a new object beside the defaults.
-fn set_initial_status(kind: &Kind, object: &mut Object) {
-    match kind.id {
-        "pods" => {
-            object.set("/status/phase", "Pending");
-            object.set("/status/qosClass", pod::qos_class(object));
-        }
-        "namespaces" => {
-            object.set("/status/phase", "Active");
-            object.set("/spec/finalizers", json!(["kubernetes"]));
-        }
-        _ => {}
-    }
-}
-
-fn check(kind: &Kind, object: &Object) -> Result<(), Status> {
-    let mut causes = Vec::new();
-    if object.name().is_empty() {
-        causes.push(Cause {
-            reason: "FieldValueRequired".into(),
-            message: "Required value: name or generateName is required".into(),
-            field: "metadata.name".into(),
-        });
-    } else {
-        causes = (kind.validate)(object, None);
-    }
-    if causes.is_empty() {
-        return Ok(());
-    }
-    Err(Status::invalid(kind.group, kind.kind, object.name(), &causes))
-}
-
 /// Reads a namespace's key.
 pub(crate) async fn read_namespace(
     server: &ApiServer,
@@ -180,4 +142,117 @@ pub(crate) async fn read_namespace(
     let key = storage_key::key(&NAMESPACE, &ObjectKey::new("", name));
     let asked = RangeRequest::latest(KeyRange::key(key));
     Ok(server.store.range(asked).await.map_err(status::from_store)?.kvs.pop())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::{Value, json};
+
+    use crate::testing::{MAPS, PODS, World, config_map, named, pod, text};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_object_gets_an_identity() {
+        let world = World::new().await;
+        let mut body = config_map("a", "1");
+        body["metadata"]["uid"] = "mine".into();
+        body["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z".into();
+        body["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
+        let created = world.create(MAPS, body).await;
+        let metadata = &created["metadata"];
+        assert_eq!(text(&metadata["uid"]).len(), 36);
+        assert_eq!(text(&metadata["namespace"]), "default");
+        assert!(text(&metadata["creationTimestamp"]).starts_with("2026-01-01T00:00:1"));
+        assert_eq!(metadata.get("deletionTimestamp"), None);
+        assert_eq!(metadata.get("managedFields"), None);
+        assert_eq!(world.get(&format!("{MAPS}/a")).await, created);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_created_is_refused() {
+        let world = World::new().await;
+        world.create(MAPS, config_map("taken", "1")).await;
+        let with = |pointer: &str, value: Value| {
+            let mut body = config_map("a", "1");
+            *body.pointer_mut("/metadata").unwrap() = json!({"name": "a"});
+            body["metadata"][pointer] = value;
+            body
+        };
+        let elsewhere = "/api/v1/namespaces/nowhere/configmaps";
+        for (path, body, code, reason) in [
+            (MAPS, config_map("taken", "2"), 409, "AlreadyExists"),
+            (elsewhere, config_map("a", "1"), 404, "NotFound"),
+            (MAPS, with("namespace", "other".into()), 400, "BadRequest"),
+            (MAPS, with("resourceVersion", "5".into()), 400, "BadRequest"),
+            (MAPS, with("labels", json!("x")), 400, "BadRequest"),
+            (MAPS, with("labels", json!({"a": 1})), 400, "BadRequest"),
+            (MAPS, with("name", Value::Null), 422, "Invalid"),
+            (MAPS, with("name", "Not_A_Name".into()), 422, "Invalid"),
+            (MAPS, pod("a"), 400, "BadRequest"),
+            (MAPS, named("v2", "ConfigMap", "a"), 400, "BadRequest"),
+            (MAPS, json!([]), 400, "BadRequest"),
+            (MAPS, Value::Null, 400, "BadRequest"),
+            ("/api/v1/configmaps", config_map("a", "1"), 400, "BadRequest"),
+        ] {
+            let (found, answer) = world.call(Method::POST, path, &body).await;
+            assert_eq!((found, text(&answer["reason"])), (code, reason), "{path} {body}: {answer}");
+            assert_eq!(text(&answer["status"]), "Failure");
+        }
+        let (_, answer) = world.call(Method::POST, MAPS, &config_map("taken", "2")).await;
+        assert_eq!(text(&answer["message"]), "configmaps \"taken\" already exists");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_generated() {
+        let world = World::new().await;
+        let body = json!({"metadata": {"generateName": "web-"}});
+        let first = world.create(MAPS, body.clone()).await;
+        let second = world.create(MAPS, body).await;
+        let name = text(&first["metadata"]["name"]);
+        assert!(name.starts_with("web-") && name.len() == 9, "{name}");
+        assert_ne!(name, text(&second["metadata"]["name"]));
+        assert_eq!(world.audit()[0].key.name, name);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dry_run_decides_but_writes_nothing() {
+        let world = World::new().await;
+        let created = world.create(&format!("{MAPS}?dryRun=All"), config_map("a", "1")).await;
+        assert_eq!(text(&created["metadata"]["name"]), "a");
+        let (code, _) = world.call(Method::GET, &format!("{MAPS}/a"), &Value::Null).await;
+        assert_eq!(code, 404);
+        world.create(MAPS, config_map("a", "1")).await;
+        let dry = format!("{MAPS}?dryRun=All");
+        assert_eq!(world.call(Method::POST, &dry, &config_map("a", "1")).await.0, 409);
+        let odd = format!("{MAPS}?dryRun=Some");
+        assert_eq!(world.call(Method::POST, &odd, &config_map("b", "1")).await.0, 400);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_passes_through_admission() {
+        let world = World::new().await;
+        let mut body = pod("web");
+        body["status"] = json!({"phase": "Running", "podIP": "10.0.0.1"});
+        let created = world.create(PODS, body).await;
+        assert_eq!(created["status"]["phase"], "Pending");
+        assert_eq!(created["status"]["qosClass"], "BestEffort");
+        assert_eq!(created["status"].get("podIP"), None);
+        assert_eq!(created["spec"]["serviceAccountName"], "default");
+        assert_eq!(created["spec"]["priority"], 0);
+        assert_eq!(created["spec"]["tolerations"].as_array().unwrap().len(), 2);
+        assert_eq!(created["spec"]["terminationGracePeriodSeconds"], 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_created_in_a_namespace_that_goes() {
+        let world = World::new().await;
+        world.create("/api/v1/namespaces", named("v1", "Namespace", "a")).await;
+        let maps = "/api/v1/namespaces/a/configmaps";
+        // The server has seen the namespace Active by now, and must notice that it no longer is.
+        world.create(maps, config_map("before", "1")).await;
+        world.delete("/api/v1/namespaces/a").await;
+        let (code, answer) = world.call(Method::POST, maps, &config_map("after", "1")).await;
+        assert_eq!(code, 403, "{answer}");
+        assert_eq!(answer["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    }
 }

@@ -4,7 +4,6 @@
 //! only shorten what the first allowed. Finalizers keep any object until their owners have let go.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use env::Timestamp;
 use machinery::conditions::seconds;
@@ -104,7 +103,9 @@ impl Options {
             options.propagation = Some(Propagation::from_orphan(orphan));
         }
         // kubectl says it in the body.
-        request.dry_run.fetch_or(options.dry_run, Ordering::Relaxed);
+        if options.dry_run {
+            request.set_dry_run();
+        }
         Ok(options)
     }
 
@@ -281,5 +282,191 @@ fn set_finalizers(object: &mut Object, options: &Options) {
         object.remove("/metadata/finalizers");
     } else {
         object.set("/metadata/finalizers", json!(wanted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::testing::{MAPS, PODS, World, config_map, named, pod as pod_body, text};
+    use machinery::kinds::{CONFIG_MAP, POD};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// What comes of it, as `put <grace> <deletionTimestamp> <finalizers>`, `remove` or `keep`.
+    fn told(decision: Decision) -> String {
+        match decision {
+            Decision::Keep => "keep".to_owned(),
+            Decision::Remove(_) => "remove".to_owned(),
+            Decision::Put(new) => format!(
+                "put {} {} {}",
+                new.integer("/metadata/deletionGracePeriodSeconds").unwrap_or(-1),
+                new.deletion_timestamp().map_or(-1, Timestamp::as_second),
+                meta::finalizers(&new).collect::<Vec<_>>().join(","),
+            ),
+        }
+    }
+
+    #[test]
+    fn pods_are_given_time() {
+        let running = json!({
+            "metadata": {"name": "a"},
+            "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30},
+            "status": {"phase": "Running"},
+        });
+        let mut waiting = running.clone();
+        waiting["spec"]["nodeName"] = "".into();
+        let mut finished = running.clone();
+        finished["status"]["phase"] = "Failed".into();
+        let mut going = running.clone();
+        going["metadata"]["deletionTimestamp"] = seconds(at(100)).into();
+        going["metadata"]["deletionGracePeriodSeconds"] = 30.into();
+        let mut held = running.clone();
+        held["metadata"]["finalizers"] = json!(["a.b/c"]);
+        let mut held_at_end = held.clone();
+        held_at_end["metadata"]["deletionTimestamp"] = seconds(at(100)).into();
+        held_at_end["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+        for (body, grace_s, expected) in [
+            (&running, None, "put 30 1030 "),
+            (&running, Some(5), "put 5 1005 "),
+            (&running, Some(0), "remove"),
+            (&running, Some(-3), "put 1 1001 "),
+            (&waiting, None, "remove"),
+            (&finished, Some(60), "remove"),
+            (&going, None, "keep"),
+            (&going, Some(30), "keep"),
+            (&going, Some(60), "keep"),
+            (&going, Some(10), "put 10 80 "),
+            (&going, Some(0), "remove"),
+            (&held, None, "put 30 1030 a.b/c"),
+            (&held, Some(0), "put 0 1000 a.b/c"),
+            (&held_at_end, Some(0), "keep"),
+        ] {
+            let options = Options { grace_s, ..Options::default() };
+            let found = told(decide(&POD, &Object(body.clone()), &options, at(1000)));
+            assert_eq!(found, expected, "{grace_s:?} {body}");
+        }
+    }
+
+    #[test]
+    fn propagation_becomes_finalizers() {
+        let plain = json!({"metadata": {"name": "a"}});
+        let held = json!({"metadata": {"name": "a", "finalizers": ["a.b/c", "orphan"]}});
+        for (body, propagation, expected) in [
+            (&plain, None, "remove"),
+            (&plain, Some(Propagation::Background), "remove"),
+            (&plain, Some(Propagation::Foreground), "put 0 1000 foregroundDeletion"),
+            (&plain, Some(Propagation::Orphan), "put 0 1000 orphan"),
+            (&held, None, "put 0 1000 a.b/c,orphan"),
+            (&held, Some(Propagation::Background), "put 0 1000 a.b/c"),
+            (&held, Some(Propagation::Foreground), "put 0 1000 a.b/c,foregroundDeletion"),
+        ] {
+            let options = Options { propagation, ..Options::default() };
+            let found = told(decide(&CONFIG_MAP, &Object(body.clone()), &options, at(1000)));
+            assert_eq!(found, expected, "{propagation:?} {body}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_deleted_is_gone() {
+        let world = World::new().await;
+        let map = world.create(MAPS, config_map("a", "1")).await;
+        let path = format!("{MAPS}/a");
+        let answer = world.delete(&path).await;
+        assert_eq!(answer["status"], "Success");
+        assert_eq!(answer["details"]["uid"], map["metadata"]["uid"]);
+        let (code, status) = world.call(Method::DELETE, &path, &Value::Null).await;
+        assert_eq!((code, text(&status["reason"])), (404, "NotFound"));
+        assert_eq!(text(&status["message"]), "configmaps \"a\" not found");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bound_pod_goes_in_two_steps() {
+        let world = World::new().await;
+        world.create(PODS, pod_body("a")).await;
+        let path = format!("{PODS}/a");
+        let target = json!({"target": {"kind": "Node", "name": "worker-1"}});
+        world.create(&format!("{path}/binding"), target).await;
+        let going = world.delete(&path).await;
+        assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
+        let asked = world.delete(&path).await;
+        assert_eq!(asked, going, "a second delete changes nothing");
+        // The kubelet confirms that the containers are gone.
+        let uid = going["metadata"]["uid"].clone();
+        let wrong = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "other"}});
+        assert_eq!(world.call(Method::DELETE, &path, &wrong).await.0, 409);
+        let right = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
+        assert_eq!(world.call(Method::DELETE, &path, &right).await.0, 200);
+        assert_eq!(world.call(Method::GET, &path, &Value::Null).await.0, 404);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn options_come_from_the_body_or_the_query() {
+        let world = World::new().await;
+        let map = world.create(MAPS, config_map("a", "1")).await;
+        let path = format!("{MAPS}/a");
+        let stale = json!({"preconditions": {"resourceVersion": "1"}});
+        for (query, body, code) in [
+            ("?propagationPolicy=Sideways", json!({}), 422),
+            ("?gracePeriodSeconds=x", json!({}), 400),
+            ("", json!([]), 400),
+            ("", json!({"gracePeriodSeconds": "5"}), 400),
+            ("", stale, 409),
+            ("?dryRun=All", json!({}), 200),
+            ("", json!({"dryRun": ["All"]}), 200),
+        ] {
+            let found = world.call(Method::DELETE, &format!("{path}{query}"), &body).await;
+            assert_eq!(found.0, code, "{query} {body}: {}", found.1);
+        }
+        assert_eq!(world.get(&path).await, map);
+        let held = world.delete(&format!("{path}?propagationPolicy=Foreground")).await;
+        assert_eq!(held["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_waits_until_it_is_finalized() {
+        let world = World::new().await;
+        let path = "/api/v1/namespaces/a";
+        world.create("/api/v1/namespaces", named("v1", "Namespace", "a")).await;
+        let going = world.delete(path).await;
+        assert_eq!(going["status"]["phase"], "Terminating");
+        assert_eq!(going["spec"]["finalizers"], json!(["kubernetes"]));
+        let mut free = world.get(path).await;
+        free["spec"]["finalizers"] = json!([]);
+        let still = world.update(path, &free).await;
+        assert_eq!(still["spec"]["finalizers"], json!(["kubernetes"]), "only /finalize lets go");
+        free["metadata"]["resourceVersion"] = still["metadata"]["resourceVersion"].clone();
+        world.update(&format!("{path}/finalize"), &free).await;
+        assert_eq!(world.call(Method::GET, path, &Value::Null).await.0, 404);
+        let kept = world.call(Method::DELETE, "/api/v1/namespaces/default", &Value::Null).await;
+        assert_eq!(kept.0, 403);
+        assert_eq!(
+            text(&kept.1["message"]),
+            "namespaces \"default\" is forbidden: this namespace may not be deleted"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collection_is_deleted_by_selector() {
+        let world = World::new().await;
+        for (name, app) in [("a", "web"), ("b", "api"), ("c", "web")] {
+            let mut map = config_map(name, "1");
+            map["metadata"]["labels"] = json!({"app": app});
+            world.create(MAPS, map).await;
+        }
+        world.audit();
+        let deleted = world.delete(&format!("{MAPS}?labelSelector=app%3Dweb")).await;
+        assert_eq!(deleted["items"].as_array().unwrap().len(), 2);
+        let left = world.get(MAPS).await;
+        assert_eq!(left["items"][0]["metadata"]["name"], "b");
+        assert_eq!(left["items"].as_array().unwrap().len(), 1);
+        let audit = world.audit();
+        let names: Vec<_> = audit.iter().map(|line| line.key.name.as_str()).collect();
+        assert_eq!(names, ["a", "c"]);
+        assert!(audit[0].revision > 0 && audit[1].revision > audit[0].revision);
     }
 }

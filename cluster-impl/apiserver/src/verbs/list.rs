@@ -252,3 +252,169 @@ fn expired(fresh: &ContinueToken) -> Answer {
     value["metadata"]["continue"] = fresh.encode().into();
     Answer::new(410, Content::Value(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use http::Method;
+    use serde_json::{Value, json};
+
+    use crate::testing::{MAPS, PODS, World, config_map, named, pod, text};
+
+    fn names(list: &Value) -> Vec<&str> {
+        let items = list["items"].as_array().expect("a list has items");
+        items.iter().map(|item| text(&item["metadata"]["name"])).collect()
+    }
+
+    async fn five_maps(world: &World) {
+        for at in 0..5 {
+            let mut map = config_map(&format!("m{at}"), "1");
+            map["metadata"]["labels"] = json!({"parity": if at % 2 == 0 { "even" } else { "odd" }});
+            world.create(MAPS, map).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_is_one_revision_in_order_of_key() {
+        let world = World::new().await;
+        five_maps(&world).await;
+        let list = world.get(MAPS).await;
+        assert_eq!(list["kind"], "ConfigMapList");
+        assert_eq!(list["apiVersion"], "v1");
+        assert_eq!(names(&list), ["m0", "m1", "m2", "m3", "m4"]);
+        let last = &list["items"][4]["metadata"]["resourceVersion"];
+        assert_eq!(&list["metadata"]["resourceVersion"], last);
+        let empty = world.get(PODS).await;
+        assert_eq!(empty["items"], json!([]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn selectors_narrow_a_list() {
+        let world = World::new().await;
+        five_maps(&world).await;
+        world.create("/api/v1/namespaces/kube-system/configmaps", config_map("m0", "1")).await;
+        for (query, expected) in [
+            ("labelSelector=parity%3Deven", vec!["m0", "m2", "m4"]),
+            ("labelSelector=parity+notin+(even)", vec!["m1", "m3"]),
+            ("fieldSelector=metadata.name%3Dm3", vec!["m3"]),
+            ("fieldSelector=metadata.name%3Dm3&labelSelector=parity%3Deven", vec![]),
+            ("fieldSelector=metadata.name!%3Dm3&labelSelector=parity%3Dodd", vec!["m1"]),
+        ] {
+            assert_eq!(names(&world.get(&format!("{MAPS}?{query}")).await), expected, "{query}");
+        }
+        let everywhere = world.get("/api/v1/configmaps?fieldSelector=metadata.name%3Dm0").await;
+        assert_eq!(names(&everywhere), ["m0", "m0"]);
+        let (code, _) =
+            world.call(Method::GET, &format!("{MAPS}?fieldSelector=data.x%3D1"), &Value::Null).await;
+        assert_eq!(code, 400);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_are_pinned_to_the_first_ones_revision() {
+        let world = World::new().await;
+        five_maps(&world).await;
+        let first = world.get(&format!("{MAPS}?limit=2")).await;
+        assert_eq!(names(&first), ["m0", "m1"]);
+        assert_eq!(first["metadata"]["remainingItemCount"], 3);
+        world.create(MAPS, config_map("m11", "late")).await;
+        world.delete(&format!("{MAPS}/m3")).await;
+        let token = text(&first["metadata"]["continue"]).to_owned();
+        let second = world.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+        assert_eq!(names(&second), ["m2", "m3"], "as of the first page");
+        assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+        let token = text(&second["metadata"]["continue"]).to_owned();
+        let third = world.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+        assert_eq!(names(&third), ["m4"]);
+        assert_eq!(third["metadata"].get("continue"), None);
+        let exact = world.get(&format!("{MAPS}?limit=5")).await;
+        assert_eq!(exact["metadata"].get("continue"), None, "the page holds all there is");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_of_a_selection_hold_as_many_as_asked_for() {
+        let world = World::new().await;
+        five_maps(&world).await;
+        let (mut seen, mut token) = (BTreeSet::new(), String::new());
+        for page in 0..3 {
+            let path = format!("{MAPS}?limit=1&labelSelector=parity%3Deven&continue={token}");
+            let list = world.get(&path).await;
+            assert_eq!(names(&list).len(), 1, "page {page}");
+            assert_eq!(list["metadata"].get("remainingItemCount"), None, "unknown by a selector");
+            seen.insert(names(&list)[0].to_owned());
+            token = text(&list["metadata"]["continue"]).to_owned();
+        }
+        assert_eq!(seen.len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forgotten_page_is_expired_with_a_fresh_token() {
+        let world = World::new().await;
+        five_maps(&world).await;
+        let first = world.get(&format!("{MAPS}?limit=2")).await;
+        world.create(MAPS, config_map("m11", "late")).await;
+        let now = world.get(MAPS).await;
+        let revision: i64 = text(&now["metadata"]["resourceVersion"]).parse().unwrap();
+        world.server.store.compact(revision).await.unwrap();
+        let token = text(&first["metadata"]["continue"]);
+        let (code, status) = world
+            .call(Method::GET, &format!("{MAPS}?limit=9&continue={token}"), &Value::Null)
+            .await;
+        assert_eq!((code, text(&status["reason"])), (410, "Expired"));
+        let token = text(&status["metadata"]["continue"]);
+        let rest = world.get(&format!("{MAPS}?limit=9&continue={token}")).await;
+        assert_eq!(names(&rest), ["m11", "m2", "m3", "m4"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn revisions_are_honoured() {
+        let world = World::new().await;
+        five_maps(&world).await;
+        let before = world.get(MAPS).await;
+        let revision: i64 = text(&before["metadata"]["resourceVersion"]).parse().unwrap();
+        world.delete(&format!("{MAPS}/m0")).await;
+        let old = revision - 1;
+        for (query, expected) in [
+            (String::new(), Ok(4)),
+            ("resourceVersion=0".to_owned(), Ok(4)),
+            (format!("resourceVersion={revision}"), Ok(4)),
+            (format!("resourceVersion={revision}&resourceVersionMatch=NotOlderThan"), Ok(4)),
+            (format!("resourceVersion={revision}&resourceVersionMatch=Exact"), Ok(5)),
+            (format!("resourceVersion={old}&resourceVersionMatch=Exact"), Ok(4)),
+            (format!("resourceVersion={revision}&limit=500"), Ok(5)),
+            ("resourceVersion=0&resourceVersionMatch=Exact".to_owned(), Err(422)),
+            ("resourceVersionMatch=Exact".to_owned(), Err(422)),
+            ("resourceVersion=1&resourceVersionMatch=Odd".to_owned(), Err(422)),
+            ("resourceVersion=x".to_owned(), Err(400)),
+            ("limit=-1".to_owned(), Err(422)),
+            ("continue=zzz".to_owned(), Err(400)),
+            (format!("resourceVersion={}", revision + 100), Err(504)),
+            (format!("resourceVersion={}&resourceVersionMatch=Exact", revision + 100), Err(504)),
+        ] {
+            let path = format!("{MAPS}?{query}");
+            let (code, answer) = world.call(Method::GET, &path, &Value::Null).await;
+            let found = if code == 200 { Ok(names(&answer).len()) } else { Err(code) };
+            assert_eq!(found, expected, "{query}: {answer}");
+        }
+        let path = format!("{MAPS}?resourceVersion={}", revision + 100);
+        let (_, status) = world.call(Method::GET, &path, &Value::Null).await;
+        assert!(text(&status["message"]).starts_with("Timeout: Too large resource version"));
+        assert_eq!(status["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+        world.server.store.compact(revision).await.unwrap();
+        let path = format!("{MAPS}?resourceVersion={old}&resourceVersionMatch=Exact");
+        assert_eq!(world.call(Method::GET, &path, &Value::Null).await.0, 410);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_cannot_leave_its_collection() {
+        let world = World::new().await;
+        world.create(PODS, pod("web")).await;
+        world.create("/api/v1/namespaces", named("v1", "Namespace", "zoo")).await;
+        world.create("/api/v1/namespaces/zoo/configmaps", config_map("hidden", "1")).await;
+        for start in ["zoo/hidden", "../pods/default/web", ""] {
+            let token = super::ContinueToken::new(-1, start).encode();
+            let path = format!("{MAPS}?continue={token}");
+            assert_eq!(world.call(Method::GET, &path, &Value::Null).await.0, 400, "{start}");
+        }
+    }
+}

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use machinery::{Cause, Kind, Object, ObjectKey, Status};
-use serde_json::Value;
 
 use crate::admission::{self, Operation, Review};
 use crate::answer::{Answer, Content};
@@ -37,11 +36,12 @@ async fn update_object(
     check_names(&request.key, &body)?;
     let kind = request.kind;
     let is_created = request.subresource.is_empty() && CREATED.contains(&kind.id);
-    let written = commit::change(server, request, &request.key, &mut |old| {
+    let mut decide = |old: Option<&Arc<Object>>| {
         let Some(old) = old else { return Err(status::not_found(kind, &request.key)) };
         check_preconditions(kind, old, &body)?;
         replace(server, request, old, body.clone())
-    });
+    };
+    let written = commit::change(server, request, &request.key, &mut decide);
     match written.await {
         Err(missing)
             if is_created && missing.code == 404 && body.resource_version().is_empty() =>
@@ -68,11 +68,15 @@ pub(crate) fn replace(
         new.set("/metadata/namespace", old.namespace());
     }
     meta::carry_over(old, &mut new);
-    isolate(kind, &request.subresource, old, &mut new);
     (kind.default)(&mut new);
-    meta::check_finalizers(kind, old, &new)?;
-    if request.subresource != "status" {
-        meta::count_generation(kind, old, &mut new);
+    match request.subresource.as_str() {
+        "status" => kind.prepare_status_update(&mut new, old),
+        // Finalizing reaches what a write of the namespace itself may not touch.
+        "finalize" => {}
+        _ => {
+            (kind.prepare_update)(&mut new, old);
+            meta::count_generation(kind, old, &mut new);
+        }
     }
     admission::admit(Review {
         operation: Operation::Update,
@@ -136,46 +140,162 @@ fn check_names(key: &ObjectKey, object: &Object) -> Result<(), Status> {
     Ok(())
 }
 
-/// Takes back what this subresource may not touch.
-fn isolate(kind: &Kind, subresource: &str, old: &Object, new: &mut Object) {
-    match subresource {
-        "status" => {
-            let parts: Vec<String> = [new, old]
-                .iter()
-                .filter_map(|object| object.0.as_object())
-                .flat_map(|top| top.keys().cloned())
-                .filter(|part| !matches!(part.as_str(), "metadata" | "status"))
-                .collect();
-            for part in parts {
-                take_back(old, new, &format!("/{part}"));
-            }
-            take_back(old, new, "/metadata/ownerReferences");
-            if kind.group == "apps" {
-                take_back(old, new, "/metadata/labels");
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use http::Method;
+    use serde_json::{Value, json};
+
+    use crate::testing::{DEPLOYMENTS, MAPS, PODS, World, config_map, deployment, named, pod, text};
+
+    fn path(collection: &str, name: &str) -> String {
+        format!("{collection}/{name}")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_replaces_and_a_no_op_does_not_write() {
+        let world = World::new().await;
+        let mut map = world.create(MAPS, config_map("a", "1")).await;
+        let uid = map["metadata"]["uid"].clone();
+        world.audit();
+        map["data"] = json!({"other": "2"});
+        map["metadata"]["creationTimestamp"] = "2000-01-01T00:00:00Z".into();
+        let updated = world.update(&path(MAPS, "a"), &map).await;
+        assert_eq!(updated["data"], json!({"other": "2"}));
+        assert_eq!(updated["metadata"]["uid"], uid);
+        assert!(text(&updated["metadata"]["creationTimestamp"]).starts_with("2026"));
+        assert_ne!(updated["metadata"]["resourceVersion"], map["metadata"]["resourceVersion"]);
+        let same = world.update(&path(MAPS, "a"), &updated).await;
+        assert_eq!(same, updated);
+        let audit = world.audit();
+        assert!(audit[0].revision > 0);
+        assert_eq!((audit[1].code, audit[1].revision), (200, 0), "nothing was written");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_updates_are_refused_and_change_nothing() {
+        let world = World::new().await;
+        let old = world.create(MAPS, config_map("a", "1")).await;
+        let now = world.patch(&path(MAPS, "a"), json!({"data": {"key": "2"}})).await;
+        let mut other_uid = now.clone();
+        other_uid["metadata"]["uid"] = "b".into();
+        let mut renamed = now.clone();
+        renamed["metadata"]["name"] = "b".into();
+        for (name, body, code, message) in [
+            ("a", &old, 409, "Operation cannot be fulfilled on configmaps \"a\": the object has been \
+                modified; please apply your changes to the latest version and try again"),
+            ("a", &other_uid, 409, ""),
+            ("a", &renamed, 400, "the name of the object (b) does not match the name on the URL (a)"),
+            ("b", &renamed, 404, "configmaps \"b\" not found"),
+        ] {
+            let (found, answer) = world.call(Method::PUT, &path(MAPS, name), body).await;
+            assert_eq!(found, code, "{answer}");
+            if !message.is_empty() {
+                assert_eq!(text(&answer["message"]), message);
             }
         }
-        "finalize" => take_back(old, new, "/status"),
-        _ => {
-            if kind.has_status {
-                take_back(old, new, "/status");
-            }
-            if kind.id == "namespaces" {
-                take_back(old, new, "/spec/finalizers");
-            }
+        assert_eq!(world.get(&path(MAPS, "a")).await, now);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn some_kinds_must_name_a_revision_and_some_are_created() {
+        let world = World::new().await;
+        let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+        let lease = named("coordination.k8s.io/v1", "Lease", "a");
+        let (code, _) = world.call(Method::PUT, &path(leases, "a"), &lease).await;
+        assert_eq!(code, 201, "a missing lease is created");
+        let (code, answer) = world.call(Method::PUT, &path(leases, "a"), &lease).await;
+        assert_eq!(code, 422, "{answer}");
+        assert_eq!(answer["details"]["causes"][0]["field"], "metadata.resourceVersion");
+        world.create(MAPS, config_map("a", "1")).await;
+        let updated = world.update(&path(MAPS, "a"), &config_map("a", "2")).await;
+        assert_eq!(updated["data"]["key"], "2", "a map may be replaced unconditionally");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn status_and_spec_do_not_reach_each_other() {
+        let world = World::new().await;
+        let created = world.create(PODS, pod("web")).await;
+        let mut body = created.clone();
+        body["status"]["phase"] = "Running".into();
+        body["spec"]["containers"][0]["image"] = "web:2".into();
+        let after = world.update(&path(PODS, "web"), &body).await;
+        assert_eq!(after["status"]["phase"], "Pending");
+        assert_eq!(after["spec"]["containers"][0]["image"], "web:2");
+        body["metadata"]["resourceVersion"] = after["metadata"]["resourceVersion"].clone();
+        body["spec"]["containers"][0]["image"] = "web:3".into();
+        let after = world.update(&format!("{PODS}/web/status"), &body).await;
+        assert_eq!(after["status"]["phase"], "Running");
+        assert_eq!(after["spec"]["containers"][0]["image"], "web:2");
+        let (code, _) = world.call(Method::GET, &format!("{MAPS}/a/status"), &Value::Null).await;
+        assert_eq!(code, 404, "a ConfigMap has no status");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn generation_counts_what_is_wanted() {
+        let world = World::new().await;
+        let created = world.create(DEPLOYMENTS, deployment("web")).await;
+        assert_eq!(created["metadata"]["generation"], 1);
+        let at = path(DEPLOYMENTS, "web");
+        for (subresource, patch, expected) in [
+            ("", json!({"metadata": {"labels": {"a": "b"}}}), 1),
+            ("", json!({"spec": {"replicas": 3}}), 2),
+            ("", json!({"metadata": {"generation": 9}}), 2),
+            ("/status", json!({"status": {"observedGeneration": 2}}), 2),
+            ("", json!({"metadata": {"annotations": {"a": "b"}}}), 3),
+        ] {
+            let after = world.patch(&format!("{at}{subresource}"), patch.clone()).await;
+            assert_eq!(after["metadata"]["generation"], expected, "{patch}");
         }
     }
-}
 
-fn take_back(old: &Object, new: &mut Object, pointer: &str) {
-    match old.get(pointer) {
-        Some(value) => {
-            if new.get(pointer) != Some(value) {
-                let value: Value = value.clone();
-                new.set(pointer, value);
-            }
+    #[tokio::test(start_paused = true)]
+    async fn of_many_writers_with_one_revision_exactly_one_wins() {
+        let world = World::new().await;
+        let mut current = world.create(MAPS, config_map("a", "0")).await;
+        for round in 0..5 {
+            let writers = (0..8).map(|writer| {
+                let mut body = current.clone();
+                body["data"]["key"] = format!("{round}-{writer}").into();
+                let world = &world;
+                async move { world.call(Method::PUT, &path(MAPS, "a"), &body).await }
+            });
+            let answers = join_all(writers).await;
+            let winners: Vec<_> = answers.iter().filter(|(code, _)| *code == 200).collect();
+            assert_eq!(winners.len(), 1, "{answers:?}");
+            assert!(answers.iter().all(|(code, _)| matches!(code, 200 | 409)));
+            current = world.get(&path(MAPS, "a")).await;
+            assert_eq!(current, winners[0].1, "what was acknowledged is what is there");
         }
-        None => {
-            new.remove(pointer);
-        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writers_without_a_revision_all_get_through() {
+        let world = World::new().await;
+        world.create(MAPS, config_map("a", "0")).await;
+        let writers = (0..8).map(|writer| {
+            let world = &world;
+            let patch = json!({"data": {format!("writer-{writer}"): "1"}});
+            async move { world.patch(&path(MAPS, "a"), patch).await }
+        });
+        join_all(writers).await;
+        let map = world.get(&path(MAPS, "a")).await;
+        assert_eq!(map["data"].as_object().unwrap().len(), 9, "no patch was lost: {map}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_finalizer_lets_go() {
+        let world = World::new().await;
+        let mut body = config_map("a", "1");
+        body["metadata"]["finalizers"] = json!(["example.com/hold"]);
+        world.create(MAPS, body).await;
+        let held = world.delete(&path(MAPS, "a")).await;
+        assert!(held["metadata"]["deletionTimestamp"].is_string());
+        let more = json!({"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}});
+        let (code, _) = world.call(Method::PATCH, &path(MAPS, "a"), &more).await;
+        assert_eq!(code, 422, "no finalizer is added to what goes");
+        world.patch(&path(MAPS, "a"), json!({"metadata": {"finalizers": null}})).await;
+        let (code, _) = world.call(Method::GET, &path(MAPS, "a"), &Value::Null).await;
+        assert_eq!(code, 404);
     }
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use env::Sabotage;
 use futures::StreamExt;
-use machinery::{Status, table};
+use machinery::{Kind, Status};
 use rand::Rng;
-use serde_json::{Value, json};
+use serde_json::json;
 use storage::{KeyValue, StoreError, WatchBatch, WatchEvent, WatchStream};
 use tokio::time::{Instant, Sleep};
 
@@ -23,7 +23,7 @@ use crate::codec::{Stored, write_json};
 use crate::query::Query;
 use crate::request::Request;
 use crate::selection::Selection;
-use crate::server::ApiServer;
+use crate::server::{self, ApiServer};
 use crate::status;
 use crate::verbs::list;
 
@@ -39,8 +39,13 @@ pub(crate) async fn watch(server: &Arc<ApiServer>, request: &Request) -> Result<
     let mut feed = Feed {
         server: server.clone(),
         selection,
-        style: style(server, request)?,
-        request_kind: request.kind,
+        style: Style {
+            accept: request.accept,
+            include: server::include(&request.query)?,
+            now: server.env.now(),
+            has_headings: true,
+        },
+        kind: request.kind,
         events: futures::stream::pending().boxed(),
         closing: server.closing.subscribe(),
         bookmark_period: has_bookmarks.then_some(server.config.bookmark_period),
@@ -48,7 +53,6 @@ pub(crate) async fn watch(server: &Arc<ApiServer>, request: &Request) -> Result<
         wake: Box::pin(tokio::time::sleep_until(deadline)),
         revision: 0,
         told: 0,
-        has_columns: true,
         first: Vec::new(),
         is_over: false,
     };
@@ -99,17 +103,6 @@ impl Start {
     }
 }
 
-fn style(server: &ApiServer, request: &Request) -> Result<Style, Status> {
-    let text = request.query.text("includeObject");
-    let include = match text {
-        "" => table::Include::default(),
-        text => text
-            .parse()
-            .map_err(|_| Status::bad_request(format!("unknown includeObject \"{text}\"")))?,
-    };
-    Ok(Style { accept: request.accept, include, now: server.env.now() })
-}
-
 fn duration(server: &ApiServer, query: &Query) -> Result<Duration, Status> {
     match query.integer("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.unsigned_abs())),
@@ -126,7 +119,7 @@ struct Feed {
     server: Arc<ApiServer>,
     selection: Selection,
     style: Style,
-    request_kind: &'static machinery::Kind,
+    kind: &'static Kind,
     events: WatchStream,
     closing: tokio::sync::watch::Receiver<bool>,
     bookmark_period: Option<Duration>,
@@ -136,8 +129,6 @@ struct Feed {
     revision: i64,
     /// How many events were told.
     told: u64,
-    /// Whether the next table must say its columns.
-    has_columns: bool,
     /// What is to be told before anything else.
     first: Vec<u8>,
     is_over: bool,
@@ -269,14 +260,10 @@ impl Feed {
             return Ok(());
         }
         self.style.now = self.server.env.now();
-        let mut object = Vec::with_capacity(stored.value.len() + 64);
-        write_object(&mut object, self.request_kind, stored, self.style)?;
-        if matches!(self.style.accept.form, Form::Table(_)) && !self.has_columns {
-            drop_columns(&mut object)?;
-        }
-        self.has_columns = false;
-        write_event(out, name, |out| out.extend_from_slice(&object));
-        Ok(())
+        let mut written = Ok(());
+        write_event(out, name, |out| written = write_object(out, self.kind, stored, self.style));
+        self.style.has_headings = false;
+        written
     }
 
     fn bookmark(&self, out: &mut Vec<u8>, ends_initial: bool) {
@@ -285,7 +272,7 @@ impl Feed {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"})
             }
             Form::Object | Form::Table(_) => json!({
-                "kind": self.request_kind.kind, "apiVersion": self.request_kind.api_version(),
+                "kind": self.kind.kind, "apiVersion": self.kind.api_version(),
             }),
         };
         object["metadata"] = json!({
@@ -315,18 +302,268 @@ impl Feed {
     }
 }
 
-fn drop_columns(table: &mut Vec<u8>) -> Result<(), Status> {
-    let mut value: Value = serde_json::from_slice(table).map_err(Status::internal)?;
-    value["columnDefinitions"] = Value::Null;
-    table.clear();
-    write_json(table, &value);
-    Ok(())
-}
-
 fn write_event(out: &mut Vec<u8>, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\",\"object\":");
     write(out);
     out.extend_from_slice(b"}\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use http::Method;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::Config;
+    use crate::testing::{MAPS, PODS, Watch, World, config_map, pod, text};
+
+    async fn revision(world: &World) -> String {
+        text(&world.get(MAPS).await["metadata"]["resourceVersion"]).to_owned()
+    }
+
+    async fn names(watch: &mut Watch, count: usize) -> Vec<String> {
+        let mut all = Vec::new();
+        for _ in 0..count {
+            let told = watch.told().await;
+            all.push(told.rsplit_once(' ').map_or(told.clone(), |(told, _)| told.to_owned()));
+        }
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_after_a_revision_are_told_in_order() {
+        let world = World::new().await;
+        world.create(MAPS, config_map("old", "1")).await;
+        let from = revision(&world).await;
+        let mut watch = world.watch(&format!("{MAPS}?watch=true&resourceVersion={from}")).await;
+        let made = world.create(MAPS, config_map("a", "1")).await;
+        let told = watch.next().await.unwrap();
+        assert_eq!(told, json!({"type": "ADDED", "object": made}));
+        let changed = world.patch(&format!("{MAPS}/a"), json!({"data": {"key": "2"}})).await;
+        assert_eq!(watch.next().await.unwrap(), json!({"type": "MODIFIED", "object": changed}));
+        world.delete(&format!("{MAPS}/a")).await;
+        let gone = watch.next().await.unwrap();
+        assert_eq!(gone["type"], "DELETED");
+        assert_eq!(gone["object"]["data"], changed["data"], "the last state");
+        let after: i64 = text(&gone["object"]["metadata"]["resourceVersion"]).parse().unwrap();
+        let before: i64 = text(&changed["metadata"]["resourceVersion"]).parse().unwrap();
+        assert_eq!(after, before + 1, "at the revision of the deletion");
+        let mut again = world.watch(&format!("{MAPS}?watch=true&resourceVersion={from}")).await;
+        assert_eq!(names(&mut again, 3).await, ["ADDED a", "MODIFIED a", "DELETED a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_revision_it_begins_with_what_is_there() {
+        let world = World::new().await;
+        world.create(MAPS, config_map("a", "1")).await;
+        for (query, value) in [("watch=true", "2"), ("watch=1&resourceVersion=0", "3")] {
+            let mut watch = world.watch(&format!("{MAPS}?{query}")).await;
+            assert_eq!(names(&mut watch, 1).await, ["ADDED a"]);
+            assert!(watch.is_silent_for(Duration::from_secs(60)).await);
+            world.patch(&format!("{MAPS}/a"), json!({"data": {"key": value}})).await;
+            assert_eq!(names(&mut watch, 1).await, ["MODIFIED a"]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_the_initial_events_is_marked_once() {
+        let world = World::new().await;
+        world.create(MAPS, config_map("a", "1")).await;
+        let query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                     &allowWatchBookmarks=true";
+        let mut watch = world.watch(&format!("{MAPS}?{query}")).await;
+        assert_eq!(names(&mut watch, 1).await, ["ADDED a"]);
+        let mark = watch.next().await.unwrap();
+        assert_eq!(mark["type"], "BOOKMARK");
+        assert_eq!(mark["object"]["kind"], "ConfigMap");
+        let metadata = &mark["object"]["metadata"];
+        assert_eq!(metadata["annotations"]["k8s.io/initial-events-end"], "true");
+        assert_eq!(text(&metadata["resourceVersion"]), revision(&world).await);
+        let next = watch.next().await.unwrap();
+        assert_eq!(next["type"], "BOOKMARK");
+        assert_eq!(next["object"]["metadata"].get("annotations"), None);
+        for (query, code) in [
+            ("watch=true&sendInitialEvents=true", 422),
+            ("watch=true&resourceVersionMatch=NotOlderThan", 422),
+            ("watch=maybe", 400),
+        ] {
+            let path = format!("{MAPS}?{query}");
+            assert_eq!(world.call(Method::GET, &path, &Value::Null).await.0, code, "{query}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn selectors_project_entering_and_leaving() {
+        let world = World::new().await;
+        let from = revision(&world).await;
+        let query = format!("watch=true&resourceVersion={from}&labelSelector=app%3Dweb");
+        let mut watch = world.watch(&format!("{PODS}?{query}")).await;
+        let at = format!("{PODS}/a");
+        let label = |value: &str| json!({"metadata": {"labels": {"app": value}}});
+        let mut outside = pod("a");
+        outside["metadata"]["labels"] = json!({"app": "api"});
+        world.create(PODS, outside).await;
+        world.patch(&at, label("web")).await;
+        world.patch(&format!("{at}/status"), json!({"status": {"phase": "Running"}})).await;
+        let left = world.patch(&at, label("api")).await;
+        world.patch(&format!("{at}/status"), json!({"status": {"phase": "Failed"}})).await;
+        world.patch(&at, label("web")).await;
+        world.delete(&at).await;
+        world.create(PODS, pod("b")).await;
+        let mut told = Vec::new();
+        for _ in 0..6 {
+            told.push(watch.next().await.unwrap());
+        }
+        let kinds: Vec<_> = told.iter().map(|event| text(&event["type"])).collect();
+        assert_eq!(kinds, ["ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED", "ADDED"]);
+        let gone = &told[2]["object"];
+        assert_eq!(gone["metadata"]["labels"]["app"], "web", "the last state that was selected");
+        assert_eq!(gone["metadata"]["resourceVersion"], left["metadata"]["resourceVersion"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn field_selectors_follow_a_pod_to_its_node() {
+        let world = World::new().await;
+        let query = "watch=true&fieldSelector=spec.nodeName%3Dworker-1";
+        let mut watch = world.watch(&format!("/api/v1/pods?{query}")).await;
+        world.create(PODS, pod("a")).await;
+        let target = json!({"metadata": {"name": "a"}, "target": {"name": "worker-1"}});
+        world.create(&format!("{PODS}/a/binding"), target).await;
+        assert_eq!(names(&mut watch, 1).await, ["ADDED a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_watch_gets_bookmarks_and_ends_in_time() {
+        let world = World::new().await;
+        let started = world.env.instant();
+        let query = "watch=true&allowWatchBookmarks=true&timeoutSeconds=35";
+        let mut watch = world.watch(&format!("{MAPS}?{query}")).await;
+        for round in 1..=3 {
+            let told = watch.told().await;
+            assert!(told.starts_with("BOOKMARK"), "{told}");
+            assert_eq!((world.env.instant() - started).as_secs(), round * 10);
+        }
+        assert_eq!(watch.told().await, "END");
+        assert_eq!((world.env.instant() - started).as_secs(), 35);
+        let mut plain = world.watch(&format!("{MAPS}?watch=true")).await;
+        assert_eq!(plain.told().await, "END", "without bookmarks only its own end comes");
+        let lasted = (world.env.instant() - started).as_secs() - 35;
+        assert!((1800..=3600).contains(&lasted), "{lasted}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bookmark_follows_what_was_told() {
+        let world = World::new().await;
+        let mut watch = world.watch(&format!("{MAPS}?watch=true&allowWatchBookmarks=true")).await;
+        let made = world.create(MAPS, config_map("a", "1")).await;
+        let at: i64 = text(&made["metadata"]["resourceVersion"]).parse().unwrap();
+        assert_eq!(watch.told().await, format!("ADDED a {at}"));
+        world.create(PODS, pod("elsewhere")).await;
+        let mut last = at;
+        for _ in 0..4 {
+            let mark = watch.next().await.unwrap();
+            let told: i64 = text(&mark["object"]["metadata"]["resourceVersion"]).parse().unwrap();
+            assert!(told >= last, "a bookmark never goes back");
+            last = told;
+        }
+        assert_eq!(last, at + 1, "progress elsewhere is told in time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forgotten_revision_is_an_error_in_the_stream() {
+        let world = World::new().await;
+        for name in ["a", "b", "c"] {
+            world.create(MAPS, config_map(name, "1")).await;
+        }
+        let now = revision(&world).await.parse().unwrap();
+        world.server.store.compact(now).await.unwrap();
+        let mut watch = world.watch(&format!("{MAPS}?watch=true&resourceVersion=1")).await;
+        let error = watch.next().await.unwrap();
+        assert_eq!(error["type"], "ERROR");
+        assert_eq!(error["object"]["code"], 410);
+        assert_eq!(error["object"]["reason"], "Expired");
+        assert!(text(&error["object"]["message"]).starts_with("too old resource version: 1 ("));
+        assert_eq!(watch.next().await, None);
+    }
+
+    /// List at a revision, then watch from it: the union is the state, whatever happens meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn list_and_watch_leave_no_gap() {
+        let world = World::new().await;
+        for at in 0..5 {
+            world.create(MAPS, config_map(&format!("m{at}"), "0")).await;
+        }
+        let list = world.get(MAPS).await;
+        for at in 0..40 {
+            let path = format!("{MAPS}/m{}", at % 7);
+            if at % 5 == 0 {
+                world.call(Method::DELETE, &path, &Value::Null).await;
+            } else {
+                let map = config_map(&format!("m{}", at % 7), &at.to_string());
+                if world.call(Method::PUT, &path, &map).await.0 == 404 {
+                    world.create(MAPS, map).await;
+                }
+            }
+        }
+        let from = text(&list["metadata"]["resourceVersion"]);
+        let mut watch = world.watch(&format!("{MAPS}?watch=true&resourceVersion={from}")).await;
+        let mut state: BTreeMap<String, Value> = BTreeMap::new();
+        for item in list["items"].as_array().unwrap() {
+            state.insert(text(&item["metadata"]["name"]).to_owned(), item.clone());
+        }
+        let now = world.get(MAPS).await;
+        let until: i64 = text(&now["metadata"]["resourceVersion"]).parse().unwrap();
+        let mut last: i64 = from.parse().unwrap();
+        while last < until {
+            let event = watch.next().await.unwrap();
+            let object = event["object"].clone();
+            let told: i64 = text(&object["metadata"]["resourceVersion"]).parse().unwrap();
+            assert_eq!(told, last + 1, "no revision is skipped or told twice");
+            last = told;
+            let name = text(&object["metadata"]["name"]).to_owned();
+            let was = match text(&event["type"]) {
+                "DELETED" => state.remove(&name).is_some(),
+                kind => state.insert(name, object).is_some() == (kind == "MODIFIED"),
+            };
+            assert!(was, "the type fits what was known: {event}");
+        }
+        let items: Vec<_> = state.into_values().collect();
+        assert_eq!(Value::Array(items), now["items"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sabotage_loses_every_tenth_event() {
+        for (sabotages, expected) in [(&[][..], 20), (&[Sabotage::LostWatchEvent][..], 18)] {
+            let world = World::with(sabotages, Config::default()).await;
+            let query = "watch=true&timeoutSeconds=5";
+            let mut watch = world.watch(&format!("{MAPS}?{query}")).await;
+            for at in 0..20 {
+                world.create(MAPS, config_map(&format!("m{at}"), "1")).await;
+            }
+            let mut told = 0;
+            while watch.next().await.is_some() {
+                told += 1;
+            }
+            assert_eq!(told, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn metadata_alone_can_be_followed_and_a_shutdown_ends_it() {
+        let world = World::new().await;
+        let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        let mut watch =
+            world.watch_with(&format!("{MAPS}?watch=true"), &[("accept", accept)]).await;
+        world.create(MAPS, config_map("a", "1")).await;
+        let event = watch.next().await.unwrap();
+        assert_eq!(event["object"]["kind"], "PartialObjectMetadata");
+        assert_eq!(event["object"].get("data"), None);
+        world.server.shut_down();
+        assert_eq!(watch.next().await, None);
+    }
 }

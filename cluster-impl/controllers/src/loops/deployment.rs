@@ -22,12 +22,13 @@ use std::sync::Arc;
 
 use apiclient::{Informed, PatchKind};
 use machinery::kinds::{DEPLOYMENT, POD, REPLICA_SET};
+use machinery::pod::is_finished;
 use machinery::{Kind, Object, ObjectKey, View};
 use serde_json::{Value, json};
 
 use super::replica_set::{adopt, release};
+use super::selects;
 use crate::rollout::{Count, bounds, scale_new, scale_old, template_hash};
-use crate::selector::selects;
 use crate::{Config, Controller, DecideCx, Decision, Key, Note, Write};
 
 mod progress;
@@ -70,7 +71,7 @@ impl Controller for DeploymentController {
                     Some(_) => {}
                     None => keys.extend(
                         view.in_namespace(&DEPLOYMENT, namespace)
-                            .filter(|deployment| selects(deployment, set, "/metadata/labels"))
+                            .filter(|deployment| selects(deployment, set))
                             .map(|deployment| Key::of(&DEPLOYMENT, deployment.key())),
                     ),
                 }
@@ -116,7 +117,7 @@ fn claim(view: &View, deployment: &Arc<Object>) -> (Vec<Arc<Object>>, Vec<Write>
     let (mut owned, mut claims) = (Vec::new(), Vec::new());
     let terminating = deployment.is_terminating();
     for set in view.in_namespace(&REPLICA_SET, deployment.namespace()) {
-        let matches = selects(deployment, set, "/metadata/labels");
+        let matches = selects(deployment, set);
         match set.controller() {
             Some(owner) if owner.uid == deployment.uid() && matches => owned.push(set.clone()),
             Some(owner) if owner.uid == deployment.uid() && !terminating => {
@@ -329,7 +330,7 @@ impl<'v> Rollout<'v> {
     fn has_pods(&self, set: &Object) -> bool {
         self.view.in_namespace(&POD, self.deployment.namespace()).any(|pod| {
             pod.controller().is_some_and(|owner| owner.uid == set.uid())
-                && !matches!(pod.text("/status/phase"), "Succeeded" | "Failed")
+                && !is_finished(pod)
         })
     }
 
@@ -390,5 +391,165 @@ fn without_nulls(value: &Value) -> Value {
         }
         Value::Array(list) => list.iter().map(without_nulls).collect(),
         other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    const WEB: &str = "deploy/web replicas=4 selects=app:web template=app:web \
+        /spec/template/spec={\"v\":1} /metadata/generation=1";
+
+    fn world(text: &str) -> World {
+        World::new(|config| Box::new(DeploymentController::new(config)), text)
+    }
+
+    /// The log without the hash, status writes left out.
+    fn steps(log: &str) -> String {
+        let lines = log.lines().filter(|line| !line.contains(" status ")).map(|line| {
+            let words = line.split_whitespace().skip(1);
+            let words: Vec<_> = words.map(|word| word.split("web-").next().unwrap_or(word)).collect();
+            words.join(" ")
+        });
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Plays the ReplicaSet controller: all wanted pods exist, and are available if their template works.
+    fn obey(world: &mut World) -> bool {
+        let sets: Vec<_> = world.view.all(&REPLICA_SET).cloned().collect();
+        let mut lines = String::new();
+        for set in sets {
+            let wanted = wanted(&set);
+            let works = set.integer("/spec/template/spec/v") != Some(666);
+            let available = if works { wanted } else { 0 };
+            let status = json!({
+                "replicas": wanted, "readyReplicas": available, "availableReplicas": available,
+                "observedGeneration": set.integer("/metadata/generation"),
+            });
+            if set.get("/status") != Some(&status) {
+                lines += &format!("rs/{} /status={status};", set.name());
+            }
+        }
+        world.see(&lines);
+        !lines.is_empty()
+    }
+
+    /// Runs until nothing moves; answers the replicas of every set after each round, old ones first.
+    fn roll(world: &mut World) -> Vec<Vec<i64>> {
+        let mut rounds = Vec::new();
+        loop {
+            world.run_to(0);
+            let moved = obey(world);
+            let mut sets: Vec<_> = world.view.all(&REPLICA_SET).collect();
+            sets.sort_by_key(|set| revision(set));
+            rounds.push(sets.into_iter().map(|set| wanted(set)).collect());
+            if !moved {
+                rounds.dedup();
+                return rounds;
+            }
+            assert!(rounds.len() < 50, "it never settles: {rounds:?}");
+        }
+    }
+
+    fn conditions(world: &World) -> String {
+        let deployment = world.view.all(&DEPLOYMENT).next().unwrap();
+        let conditions = deployment.list("/status/conditions").iter();
+        let shown = conditions.map(|known| format!("{}={} {}", known["type"], known["status"], known["reason"]));
+        shown.collect::<Vec<_>>().join(", ").replace('"', "")
+    }
+
+    #[test]
+    fn a_new_deployment_gets_a_replica_set_with_its_hash() {
+        let mut world = world(WEB);
+        assert_eq!(
+            steps(&world.run_to(0)),
+            "create replicasets/ owner=deploy/web replicas=4; event ScalingReplicaSet web; \
+             patch deployments/web {\"metadata\":{\"annotations\":{\"deployment.kubernetes.io/revision\":\"1\"}}}",
+        );
+        let set = world.view.all(&REPLICA_SET).next().unwrap().clone();
+        let hash = set.name().strip_prefix("web-").unwrap().to_owned();
+        for place in ["/metadata/labels", "/spec/selector/matchLabels", "/spec/template/metadata/labels"] {
+            let labels = json!({"app": "web", "pod-template-hash": hash});
+            assert_eq!(set.get(place), Some(&labels), "{place}");
+        }
+        assert_eq!(conditions(&world), "Available=False MinimumReplicasUnavailable, Progressing=True ReplicaSetUpdated");
+        roll(&mut world);
+        assert_eq!(conditions(&world), "Available=True MinimumReplicasAvailable, Progressing=True NewReplicaSetAvailable");
+        world.see("deploy/web replicas=7");
+        assert_eq!(steps(&world.run_to(0)), "update replicasets/ owner=deploy/web replicas=7; event ScalingReplicaSet web");
+    }
+
+    #[test]
+    fn a_rolling_update_stays_in_bounds_and_a_rollback_takes_the_old_set() {
+        let mut world = world(WEB);
+        roll(&mut world);
+        world.see("deploy/web /spec/template/spec={\"v\":2}");
+        assert_eq!(roll(&mut world), [[3, 2], [1, 4], [0, 4]]);
+        world.see("deploy/web /spec/template/spec={\"v\":1}");
+        assert_eq!(roll(&mut world).last(), Some(&vec![0, 4]));
+        assert_eq!(world.view.all(&REPLICA_SET).count(), 2, "the old set is used again");
+        let deployment = world.view.all(&DEPLOYMENT).next().unwrap();
+        assert_eq!(revision(deployment), 3);
+    }
+
+    #[test]
+    fn a_broken_template_stops_the_rollout_and_is_told() {
+        let mut world = world(WEB);
+        roll(&mut world);
+        world.see("deploy/web /spec/template/spec={\"v\":666}");
+        let rounds = roll(&mut world);
+        assert_eq!(rounds.last(), Some(&vec![3, 2]));
+        assert!(conditions(&world).contains("Available=True"), "{}", conditions(&world));
+        world.run_to(599);
+        assert!(conditions(&world).contains("Progressing=True ReplicaSetUpdated"));
+        world.run_to(610);
+        assert!(conditions(&world).contains("Progressing=False ProgressDeadlineExceeded"));
+        world.see("deploy/web /spec/template/spec={\"v\":1}");
+        world.run_to(610);
+        let sets: Vec<_> = world.view.all(&REPLICA_SET).map(|set| (revision(set), wanted(set))).collect();
+        assert!(sets.contains(&(3, 4)) || sets.contains(&(3, 3)), "{sets:?}");
+    }
+
+    #[test]
+    fn recreate_waits_until_the_last_old_pod_is_gone() {
+        let mut world = world(&format!("{WEB} /spec/strategy/type=Recreate"));
+        roll(&mut world);
+        let old = world.view.all(&REPLICA_SET).next().unwrap().clone();
+        world.see(&format!("pod/last owner=rs/{0}; pod/last /metadata/ownerReferences=[{{\"apiVersion\":\"apps/v1\",\"kind\":\"ReplicaSet\",\"name\":\"{0}\",\"uid\":\"{1}\",\"controller\":true}}]", old.name(), old.uid()));
+        world.see("deploy/web /spec/template/spec={\"v\":2}");
+        assert_eq!(roll(&mut world), [vec![0]]);
+        world.see("-pod/last");
+        assert_eq!(roll(&mut world), [vec![0, 4]]);
+    }
+
+    #[test]
+    fn a_paused_deployment_keeps_its_size_and_its_template() {
+        let mut world = world(WEB);
+        roll(&mut world);
+        world.see("deploy/web /spec/paused=true replicas=6 /spec/template/spec={\"v\":2}");
+        assert_eq!(roll(&mut world), [vec![6]]);
+        assert!(conditions(&world).contains("Progressing=Unknown DeploymentPaused"));
+        world.see("deploy/web /spec/paused=false");
+        assert_eq!(roll(&mut world).last(), Some(&vec![0, 6]));
+    }
+
+    #[test]
+    fn old_sets_beyond_the_history_limit_are_deleted() {
+        let mut world = world(&format!("{WEB} /spec/revisionHistoryLimit=1"));
+        for template in 1..=4 {
+            world.see(&format!("deploy/web /spec/template/spec={{\"v\":{template}}}"));
+            roll(&mut world);
+        }
+        assert_eq!(world.view.all(&REPLICA_SET).count(), 2);
+    }
+
+    #[test]
+    fn matching_sets_without_an_owner_are_adopted() {
+        let mut world = world(&format!("{WEB}; rs/orphan replicas=1 label=app:web selects=app:web template=app:web /spec/template/spec={{\"v\":1}}"));
+        let log = world.run_to(0);
+        assert!(log.contains("update replicasets/orphan owner=deploy/web replicas=1"), "{log}");
+        assert_eq!(world.view.all(&REPLICA_SET).count(), 1, "it has the template already");
     }
 }

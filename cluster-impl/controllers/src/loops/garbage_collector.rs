@@ -224,3 +224,58 @@ fn kind_of(key: &Key) -> Option<&'static Kind> {
 fn find<'v>(view: &'v View, key: &Key) -> Option<&'v Arc<Object>> {
     view.get(kind_of(key)?, &key.object)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    #[track_caller]
+    fn check(start: &str, then: &str, expected: &str) {
+        let mut world = World::new(|config| Box::new(GarbageCollector::new(config)), start);
+        let mut log = world.run_to(0);
+        world.see(then);
+        log += &world.run_to(100);
+        let lines: Vec<_> = log.lines().map(|line| line.split_once(' ').unwrap().1.trim()).collect();
+        assert_eq!(lines.join("; "), expected, "{start} / {then}");
+    }
+
+    #[test]
+    fn what_has_lost_all_owners_goes() {
+        let chain = "deploy/web; rs/web-1 owner=deploy/web; pod/p owner=rs/web-1; pod/bare";
+        check(chain, "", "");
+        check(chain, "-deploy/web", "delete replicasets/web-1 Background; delete pods/p Background");
+        check("pod/p owner=rs/gone", "", "delete pods/p Background");
+        check("rs/a; rs/b; pod/p owner=rs/a owner=rs/b", "-rs/a", "update pods/p owner=rs/b");
+        check("rs/a; pod/p owner=rs/a", "rs/a /metadata/uid=other", "delete pods/p Background");
+        let foreign = r#"/metadata/ownerReferences=[{"apiVersion":"x/v1","kind":"X","name":"x","uid":"x"}]"#;
+        check(&format!("pod/p {foreign}"), "", "");
+    }
+
+    #[test]
+    fn foreground_deletion_takes_the_dependents_first() {
+        check(
+            "rs/web; pod/p owner=rs/web; pod/q owner=rs/web node=a",
+            "rs/web finalizer=foregroundDeletion deleted",
+            "delete pods/p Background; delete pods/q Background",
+        );
+        let mut world = World::new(
+            |config| Box::new(GarbageCollector::new(config)),
+            "rs/web finalizer=foregroundDeletion deleted; pod/q owner=rs/web node=a",
+        );
+        assert_eq!(world.run_to(0).trim(), "0 delete pods/q Background");
+        assert_eq!(world.run_to(50), "", "it waits for the last pod");
+        world.see("-pod/q");
+        assert_eq!(world.run_to(50).trim(), "50 update replicasets/web");
+        assert!(world.view.all(&kinds::REPLICA_SET).next().is_none());
+    }
+
+    #[test]
+    fn orphaning_lets_the_dependents_stay() {
+        check(
+            "rs/web; pod/p owner=rs/web",
+            "rs/web finalizer=orphan deleted",
+            "update pods/p; update replicasets/web",
+        );
+    }
+}

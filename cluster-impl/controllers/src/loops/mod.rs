@@ -1,5 +1,7 @@
 //! The registry of controllers: one file each, one line each in [`all`], in order of the file's name.
 
+use machinery::{LabelSelector, Object};
+
 use crate::{Config, Controller};
 
 macro_rules! registry {
@@ -24,6 +26,12 @@ registry! {
     replica_set::ReplicaSetController,
     service_account::ServiceAccountController,
     taint_eviction::TaintEviction,
+}
+
+/// Whether the labels of `object` match `spec.selector` of `owner`. An empty selector owns nothing.
+fn selects(owner: &Object, object: &Object) -> bool {
+    LabelSelector::from_value(owner.get("/spec/selector"))
+        .is_ok_and(|selector| !selector.is_everything() && selector.matches_object(object))
 }
 
 #[cfg(test)]

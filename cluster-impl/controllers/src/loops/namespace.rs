@@ -90,3 +90,31 @@ impl Controller for NamespaceController {
         decision
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    #[test]
+    fn a_terminating_namespace_is_emptied_and_then_let_go() {
+        let mut world = World::new(
+            |config| Box::new(NamespaceController::new(config)),
+            r#"ns/dev /spec/finalizers=["kubernetes"]; ns/other /spec/finalizers=["kubernetes"]; pod/p ns=dev node=a; cm/c ns=dev; cm/c ns=other"#,
+        );
+        assert_eq!(world.run_to(10), "");
+        world.see("ns/dev deleted");
+        insta::assert_snapshot!(world.run_to(10).replace(" \n", "\n"), @r"
+        10 delete configmaps/c Background
+        10 delete pods/p Background
+        ");
+        assert_eq!(world.run_to(30), "", "the pod is still ending");
+        world.view.get(&kinds::POD, &ObjectKey::new("dev", "p")).unwrap();
+        world.see("pod/p ns=dev finalizer=x");
+        assert_eq!(world.run_to(40), "");
+        let key = ObjectKey::new("dev", "p");
+        world.gone(&kinds::POD, &key);
+        assert_eq!(world.run_to(40).trim(), "40 finalize dev");
+        assert_eq!(world.view.all(&NAMESPACE).count(), 1);
+    }
+}

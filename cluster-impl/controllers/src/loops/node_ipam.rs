@@ -113,3 +113,49 @@ impl Controller for NodeIpam {
         decision
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    #[test]
+    fn every_node_gets_a_range_of_its_own() {
+        let mut world = World::new(
+            |config| Box::new(NodeIpam::new(config)),
+            "node/a; node/b /spec/podCIDR=10.244.0.0/24; node/c",
+        );
+        insta::assert_snapshot!(world.run_to(0), @r#"
+        0 patch nodes/a {"spec":{"podCIDR":"10.244.1.0/24","podCIDRs":["10.244.1.0/24"]}}
+        0 patch nodes/c {"spec":{"podCIDR":"10.244.2.0/24","podCIDRs":["10.244.2.0/24"]}}
+        "#);
+        world.see("-node/b; node/d");
+        insta::assert_snapshot!(world.run_to(0), @r#"0 patch nodes/d {"spec":{"podCIDR":"10.244.0.0/24","podCIDRs":["10.244.0.0/24"]}}"#);
+    }
+
+    #[test]
+    fn ranges_run_out() {
+        let small = |config: &Config| {
+            let config = Config { cluster_cidr: "10.0.0.0/23".to_owned(), ..config.clone() };
+            Box::new(NodeIpam::new(&config)) as Box<dyn Controller>
+        };
+        let log = World::new(small, "node/a; node/b; node/c").run_to(0);
+        assert_eq!(log.matches("patch").count(), 2);
+        assert!(log.contains("event CIDRNotAvailable c"), "{log}");
+    }
+
+    #[test]
+    fn a_cidr_is_read_or_has_no_ranges() {
+        let ten = u32::from(Ipv4Addr::new(10, 244, 0, 0));
+        for (cidr, mask, expected) in [
+            ("10.244.0.0/16", 24, Some((ten, 256))),
+            ("10.244.7.9/16", 24, Some((ten, 256))),
+            ("10.244.0.0/24", 24, Some((ten, 1))),
+            ("10.244.0.0/25", 24, None),
+            ("fd00::/64", 80, None),
+            ("", 24, None),
+        ] {
+            assert_eq!(parse(cidr, mask), expected, "{cidr}");
+        }
+    }
+}

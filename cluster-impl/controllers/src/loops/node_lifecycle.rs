@@ -22,10 +22,9 @@ use std::time::Duration;
 use apiclient::Informed;
 use env::Sabotage;
 use machinery::kinds::{LEASE, NODE, POD};
-use machinery::{Kind, Object, ObjectKey, View};
+use machinery::{Condition, Kind, Object, ObjectKey, View, conditions};
 use serde_json::{Value, json};
 
-use crate::conditions;
 use crate::taints::{self, NO_EXECUTE, NO_SCHEDULE, NOT_READY, UNREACHABLE, UNSCHEDULABLE};
 use crate::zones::{Turn, Zones, zone_of};
 use crate::{Config, Controller, DecideCx, Decision, Key, Note, Write};
@@ -82,10 +81,7 @@ impl NodeLifecycle {
             self.zones.forget(name);
             return Vec::new();
         };
-        let heartbeat = |node: &Arc<Object>| {
-            let ready = node.condition("Ready")?;
-            Some(conditions::text(ready, "lastHeartbeatTime").to_owned())
-        };
+        let heartbeat = |node: &Arc<Object>| node.condition("Ready")?.get("lastHeartbeatTime").cloned();
         match self.heard.get_mut(name) {
             Some(heard) if heard.uid == node.uid() => {
                 if heartbeat(node).is_some() && change.old.as_ref().and_then(heartbeat) != heartbeat(node) {
@@ -182,6 +178,8 @@ impl NodeLifecycle {
     /// Keeps the NoExecute taints right: takes them away and swaps them at once, but adds them only
     /// through the zone's queue, and only to a node that was not ready at the last pass already.
     fn no_execute(&mut self, node: &Arc<Object>, observed: &str, cx: &DecideCx<'_>) -> Option<Write> {
+        // A node that has never reported is still starting.
+        node.condition("Ready")?;
         let (wanted, other) = match observed {
             "True" => {
                 self.zones.forget(node.name());
@@ -260,7 +258,8 @@ impl NodeLifecycle {
                 continue;
             }
             let mut object = Object::clone(pod);
-            conditions::set(&mut object, "Ready", "False", ("", ""), &cx.now_text());
+            let condition = Condition { name: "Ready", status: "False", reason: "", message: "" };
+            conditions::set(&mut object, condition, cx.now);
             decision.writes.push(Write::UpdateStatus { kind: &POD, object });
             let note = Note::warning(pod, "NodeNotReady", "Node is not ready");
             decision.writes.push(Write::Event(note));
@@ -360,4 +359,191 @@ fn unknown(node: &Object, cx: &DecideCx<'_>) -> Option<Object> {
         node.set("/status/conditions", Value::Array(conditions));
         node
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    fn world(text: &str) -> World {
+        World::new(|config| Box::new(NodeLifecycle::new(config)), text)
+    }
+
+    /// Nodes that are ready.
+    fn ready(names: &[&str]) -> String {
+        names.iter().map(|name| format!("node/{name} ready=True;")).collect()
+    }
+
+    fn renewed(world: &mut World, names: &[&str], second: u64) {
+        for name in names {
+            let renewed = format!("/spec/renewTime=\"{second}\"");
+            world.see(&format!("lease/{name} ns=kube-node-lease {renewed}"));
+        }
+    }
+
+    /// Runs to a second while the named nodes renew their leases every 10 s.
+    fn run(world: &mut World, (from, to): (u64, u64), alive: &[&str]) -> String {
+        let mut log = String::new();
+        for second in (from..to).filter(|second| second % 10 == 0) {
+            log += &world.run_to(second);
+            renewed(world, alive, second);
+        }
+        log + &world.run_to(to)
+    }
+
+    /// What was done about taints and conditions.
+    fn shown(log: &str) -> String {
+        let lines = log.lines().filter(|line| !line.contains("RegisteredNode"));
+        lines.map(str::trim).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_silent_node_is_marked_then_tainted_one_pass_later() {
+        let mut world = world(&(ready(&["a", "b", "c"]) + "pod/p node=a ready=True; pod/q node=b ready=True"));
+        let all = ["a", "b", "c"];
+        assert_eq!(shown(&run(&mut world, (0, 101), &all)), "", "a healthy cluster is left alone");
+        // The last heartbeat of a was at 100.
+        insta::assert_snapshot!(shown(&run(&mut world, (101, 200), &["b", "c"])), @r"
+        140 status nodes/a Ready=Unknown
+        140 event NodeNotReady a
+        140 update nodes/a [unreachable:NoSchedule]
+        140 status pods/p Ready=False
+        140 event NodeNotReady p
+        145 update nodes/a [unreachable:NoSchedule unreachable:NoExecute]
+        ");
+        world.see("node/a ready=True");
+        insta::assert_snapshot!(shown(&run(&mut world, (200, 250), &all)), @r"
+        200 update nodes/a [unreachable:NoExecute]
+        205 update nodes/a []
+        ");
+    }
+
+    #[test]
+    fn heartbeats_count_when_they_are_seen() {
+        let mut world = world(&ready(&["a", "b", "c"]));
+        run(&mut world, (0, 101), &["a", "b", "c"]);
+        // a goes on with node status alone; b's lease carries a time of long ago, but a new one.
+        let mut log = String::new();
+        for second in (110..300).step_by(10) {
+            log += &world.run_to(second);
+            renewed(&mut world, &["c"], second);
+            renewed(&mut world, &["b"], 1000 - second);
+            world.see("node/a ready=True");
+        }
+        assert_eq!(shown(&log), "");
+        // The same renewTime again is no heartbeat.
+        for second in (300..400).step_by(10) {
+            log += &world.run_to(second);
+            renewed(&mut world, &["a", "c"], second);
+            renewed(&mut world, &["b"], 5);
+        }
+        assert!(log.contains("340 status nodes/b Ready=Unknown"), "{log}");
+    }
+
+    #[test]
+    fn a_new_leader_gives_every_node_a_fresh_grace_period() {
+        let mut world = world(&ready(&["a", "b", "c"]));
+        run(&mut world, (0, 10), &["a", "b", "c"]);
+        let mut world = self::world("node/a ready=True@-900s; node/b ready=True; node/c; \
+            lease/a ns=kube-node-lease /spec/renewTime=\"2023\"");
+        insta::assert_snapshot!(shown(&run(&mut world, (0, 70), &["b"])), @r"
+        40 status nodes/a Ready=Unknown
+        40 event NodeNotReady a
+        40 update nodes/a [unreachable:NoSchedule]
+        45 update nodes/a [unreachable:NoSchedule unreachable:NoExecute]
+        60 status nodes/c Ready=Unknown
+        60 update nodes/c [unreachable:NoSchedule]
+        65 update nodes/c [unreachable:NoSchedule unreachable:NoExecute]
+        ");
+    }
+
+    #[test]
+    fn a_node_that_says_it_is_not_ready_is_tainted_so() {
+        let mut world = world(&ready(&["a", "b", "c"]));
+        run(&mut world, (0, 11), &["a", "b", "c"]);
+        world.see("node/a ready=False");
+        insta::assert_snapshot!(shown(&run(&mut world, (11, 30), &["a", "b", "c"])), @r"
+        11 update nodes/a [not-ready:NoSchedule]
+        15 update nodes/a [not-ready:NoSchedule not-ready:NoExecute]
+        ");
+        insta::assert_snapshot!(shown(&run(&mut world, (30, 80), &["b", "c"])), @r"
+        60 status nodes/a Ready=Unknown
+        60 update nodes/a [not-ready:NoExecute unreachable:NoSchedule]
+        65 update nodes/a [unreachable:NoSchedule unreachable:NoExecute]
+        ");
+    }
+
+    #[test]
+    fn a_cordoned_node_carries_the_taint() {
+        let mut world = world(&ready(&["a"]));
+        world.run_to(0);
+        world.see("node/a /spec/unschedulable=true");
+        insta::assert_snapshot!(shown(&world.run_to(0)), @"0 update nodes/a [unschedulable:NoSchedule]");
+        world.see("node/a /spec/unschedulable=false");
+        insta::assert_snapshot!(shown(&world.run_to(0)), @"0 update nodes/a []");
+        world.see("node/a taint=mine:NoSchedule");
+        assert_eq!(shown(&world.run_to(0)), "", "other taints are not touched");
+    }
+
+    /// Kills nodes after second 100 and shows at which second which got its NoExecute taint by 200.
+    fn tainted(all: &[&str], dead: &[&str], sabotages: &[Sabotage]) -> Vec<String> {
+        let mut world = world(&ready(all));
+        world.sabotages = sabotages.to_vec();
+        run(&mut world, (0, 101), all);
+        let alive: Vec<_> = all.iter().filter(|name| !dead.contains(name)).copied().collect();
+        let log = run(&mut world, (101, 200), &alive);
+        log.lines().filter(|line| line.contains(":NoExecute")).map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            format!("{} {}", words[0], words[2])
+        }).collect()
+    }
+
+    #[test]
+    fn taints_are_rationed_by_the_state_of_the_zone() {
+        let five = ["a", "b", "c", "d", "e"];
+        assert_eq!(tainted(&five, &["a"], &[]), ["145 nodes/a"]);
+        assert_eq!(tainted(&five, &["a", "b"], &[]), ["145 nodes/a", "155 nodes/b"]);
+        assert_eq!(tainted(&five, &["a", "b", "c"], &[]), [""; 0], "partial disruption, small cluster");
+        assert_eq!(tainted(&["a", "b", "c"], &["a", "b", "c"], &[]), [""; 0], "full disruption");
+        let planted = [Sabotage::EvictOnFullDisruption];
+        assert_eq!(tainted(&["a", "b"], &["a", "b"], &planted), ["145 nodes/a", "155 nodes/b"]);
+        assert_eq!(tainted(&five, &["a"], &[Sabotage::GracePeriodIgnored]), ["125 nodes/a"]);
+    }
+
+    #[test]
+    fn when_all_nodes_are_lost_taints_go_and_afterwards_each_gets_a_fresh_start() {
+        let all = ["a", "b", "c"];
+        let mut world = world(&ready(&all));
+        run(&mut world, (0, 101), &all);
+        run(&mut world, (101, 121), &["b", "c"]);
+        insta::assert_snapshot!(shown(&run(&mut world, (121, 300), &[])), @r"
+        140 status nodes/a Ready=Unknown
+        140 event NodeNotReady a
+        140 update nodes/a [unreachable:NoSchedule]
+        145 update nodes/a [unreachable:NoSchedule unreachable:NoExecute]
+        160 status nodes/b Ready=Unknown
+        160 event NodeNotReady b
+        160 status nodes/c Ready=Unknown
+        160 event NodeNotReady c
+        160 update nodes/a [unreachable:NoSchedule]
+        160 update nodes/b [unreachable:NoSchedule]
+        160 update nodes/c [unreachable:NoSchedule]
+        ");
+        world.see("node/a ready=True; node/b ready=True; node/c ready=True");
+        insta::assert_snapshot!(shown(&run(&mut world, (300, 400), &all)), @r"
+        300 update nodes/a []
+        300 update nodes/b []
+        300 update nodes/c []
+        ");
+    }
+
+    #[test]
+    fn the_planted_defect_leaves_the_taint() {
+        let mut world = world("node/a ready=True taint=node.kubernetes.io/unreachable:NoExecute; node/b ready=True");
+        world.sabotages = vec![Sabotage::TaintNeverRemoved];
+        assert_eq!(shown(&run(&mut world, (0, 30), &["a", "b"])), "");
+        world.sabotages.clear();
+        assert_eq!(shown(&run(&mut world, (30, 40), &["a", "b"])), "35 update nodes/a []");
+    }
 }

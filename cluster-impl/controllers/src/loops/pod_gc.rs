@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use apiclient::Informed;
 use machinery::kinds::{NODE, POD};
-use machinery::{Kind, Object, ObjectKey, View};
+use machinery::pod::is_finished;
+use machinery::{Condition, Kind, Object, ObjectKey, View, conditions};
 
 use crate::taints::OUT_OF_SERVICE;
-use crate::{Config, Controller, DecideCx, Decision, Guard, Key, Write, conditions};
+use crate::{Config, Controller, DecideCx, Decision, Guard, Key, Write};
 
 /// The periodic pass.
 const PASS: &str = "pass";
@@ -50,9 +51,8 @@ impl PodGc {
             }
             let key = ObjectKey::new("", node);
             let guard = Guard { kind: &NODE, key, uid: String::new(), present: false };
-            let message = "PodGC: node no longer exists";
             for pod in cx.index.pods_on(node).filter_map(|key| view.get(&POD, key)) {
-                let steps = fail(pod, message, cx).into_iter().chain([force_delete(pod)]);
+                let steps = fail(pod, cx).into_iter().chain([force_delete(pod)]);
                 writes.extend(steps.map(|write| {
                     Write::If { guards: vec![guard.clone()], write: Box::new(write) }
                 }));
@@ -79,9 +79,7 @@ impl PodGc {
     /// Deletes the oldest terminated pods beyond the threshold.
     fn surplus(view: &View, cx: &DecideCx<'_>, writes: &mut Vec<Write>) {
         let threshold = cx.config.terminated_pod_gc_threshold;
-        let is_over = |pod: &&Arc<Object>| {
-            matches!(pod.text("/status/phase"), "Succeeded" | "Failed") && !pod.is_terminating()
-        };
+        let is_over = |pod: &&Arc<Object>| is_finished(pod) && !pod.is_terminating();
         if threshold == 0 || view.all(&POD).filter(is_over).count() <= threshold {
             return;
         }
@@ -120,17 +118,69 @@ impl Controller for PodGc {
 }
 
 /// Marks a pod that still counts as running as failed, so that no one waits for it.
-fn fail(pod: &Arc<Object>, message: &str, cx: &DecideCx<'_>) -> Option<Write> {
-    if matches!(pod.text("/status/phase"), "Succeeded" | "Failed") {
+fn fail(pod: &Arc<Object>, cx: &DecideCx<'_>) -> Option<Write> {
+    if is_finished(pod) {
         return None;
     }
     let mut object = Object::clone(pod);
     object.set("/status/phase", "Failed");
-    let why = ("DeletionByPodGC", message);
-    conditions::set(&mut object, "DisruptionTarget", "True", why, &cx.now_text());
+    let condition = Condition {
+        name: "DisruptionTarget",
+        status: "True",
+        reason: "DeletionByPodGC",
+        message: "PodGC: node no longer exists",
+    };
+    conditions::set(&mut object, condition, cx.now);
     Some(Write::UpdateStatus { kind: &POD, object })
 }
 
 fn force_delete(pod: &Arc<Object>) -> Write {
     Write::Delete { kind: &POD, object: pod.clone(), grace_s: Some(0), propagation: "", note: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    fn world(text: &str) -> World {
+        World::new(|config| Box::new(PodGc::new(config)), text)
+    }
+
+    #[test]
+    fn pods_of_missing_nodes_go_after_the_quarantine() {
+        let mut world = world("node/a; pod/p node=a phase=Running; pod/q node=gone phase=Running; pod/done node=gone phase=Succeeded");
+        insta::assert_snapshot!(world.run_to(50).replace(" \n", "\n"), @r"
+        40 delete pods/done force
+        40 status pods/q Ready= Failed
+        40 delete pods/q force
+        ");
+        world.see("-node/a");
+        assert_eq!(world.run_to(60), "");
+        world.see("node/a");
+        assert_eq!(world.run_to(200), "", "it came back in time");
+    }
+
+    #[test]
+    fn nobody_else_will_confirm_these() {
+        let taint = "taint=node.kubernetes.io/out-of-service:NoExecute";
+        let mut world = world(&format!(
+            "node/a {taint} ready=Unknown; node/b ready=Unknown; node/c {taint} ready=True; \
+             pod/p node=a deleted; pod/q node=b deleted; pod/r node=c deleted; pod/s node=a; pod/t deleted"
+        ));
+        let log = world.run_to(0);
+        let gone: Vec<_> = log.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
+        assert_eq!(gone, ["pods/p", "pods/t"]);
+    }
+
+    #[test]
+    fn only_so_many_terminated_pods_are_kept() {
+        let pods: String =
+            (1..=5).map(|at| format!("pod/p{at} node=a phase=Succeeded created=@-{at}s;")).collect();
+        let mut world = world(&format!("node/a; {pods}"));
+        world.config.terminated_pod_gc_threshold = 3;
+        let log = world.run_to(0);
+        assert_eq!(log.matches("delete").count(), 2);
+        assert!(log.contains("pods/p5") && log.contains("pods/p4"), "the oldest go: {log}");
+    }
 }

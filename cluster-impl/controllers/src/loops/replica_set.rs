@@ -23,11 +23,12 @@ use std::time::Duration;
 use apiclient::Informed;
 use env::{Sabotage, Timestamp};
 use machinery::kinds::{POD, REPLICA_SET};
+use machinery::pod::{from_template, is_active, is_ready};
 use machinery::{Kind, Object, ObjectKey, View};
 use serde_json::{Value, json};
 
-use crate::selector::selects;
-use crate::{Config, Controller, DecideCx, Decision, Guard, Key, Note, Write, conditions};
+use super::selects;
+use crate::{Config, Controller, DecideCx, Decision, Guard, Key, Note, Write};
 
 /// At most so many pods are created or deleted by one decision: upstream's BurstReplicas.
 const BURST: usize = 500;
@@ -67,7 +68,7 @@ impl Controller for ReplicaSetController {
                 }
             } else if !pod.is_terminating() {
                 let sets = view.in_namespace(&REPLICA_SET, pod.namespace());
-                let matching = sets.filter(|set| selects(set, pod, "/metadata/labels"));
+                let matching = sets.filter(|set| selects(set, pod));
                 keys.extend(matching.map(|set| Key::of(&REPLICA_SET, set.key())));
             }
         }
@@ -96,17 +97,13 @@ impl Controller for ReplicaSetController {
     }
 }
 
-fn is_active(pod: &Object) -> bool {
-    !pod.is_terminating() && !matches!(pod.text("/status/phase"), "Succeeded" | "Failed")
-}
-
 /// The set's active pods, and the writes that adopt and release.
 fn claim<'v>(view: &'v View, set: &Arc<Object>) -> (Vec<&'v Arc<Object>>, Vec<Write>) {
     let (mut owned, mut claims) = (Vec::new(), Vec::new());
     let pods: Vec<_> =
         view.in_namespace(&POD, &set.key().namespace).filter(|pod| is_active(pod)).cloned().collect();
     for pod in &pods {
-        let matches = selects(set, pod, "/metadata/labels");
+        let matches = selects(set, pod);
         match pod.controller() {
             Some(owner) if owner.uid == set.uid() && matches => {
                 owned.extend(view.get(&POD, &pod.key()));
@@ -187,16 +184,10 @@ fn manage(
 }
 
 fn new_pod(set: &Object) -> Object {
-    let mut pod = Object::new("v1", "Pod", set.namespace(), "");
-    pod.remove("/metadata/name");
+    let mut pod = from_template(set.get("/spec/template").unwrap_or(&Value::Null));
+    pod.set("/metadata/namespace", set.namespace());
     pod.set("/metadata/generateName", format!("{}-", set.name()));
-    for part in ["labels", "annotations", "finalizers"] {
-        if let Some(value) = set.get(&format!("/spec/template/metadata/{part}")) {
-            pod.set(&format!("/metadata/{part}"), value.clone());
-        }
-    }
     pod.set("/metadata/ownerReferences", json!([set.as_controller()]));
-    pod.set("/spec", set.get("/spec/template/spec").cloned().unwrap_or_default());
     pod
 }
 
@@ -240,7 +231,7 @@ fn rank(pod: &Object, crowds: &BTreeMap<String, usize>) -> Rank {
     (
         !node.is_empty(),
         phase,
-        pod.condition_status("Ready") == "True",
+        is_ready(pod),
         cost.and_then(|cost| cost.parse().ok()).unwrap_or_default(),
         Reverse(crowds.get(node).copied().unwrap_or_default()),
         Reverse(ready_since(pod)),
@@ -252,7 +243,7 @@ fn rank(pod: &Object, crowds: &BTreeMap<String, usize>) -> Rank {
 
 fn ready_since(pod: &Object) -> Option<Timestamp> {
     let ready = pod.condition("Ready").filter(|condition| condition["status"] == "True")?;
-    conditions::text(ready, "lastTransitionTime").parse().ok()
+    ready["lastTransitionTime"].as_str()?.parse().ok()
 }
 
 /// The status as it should be; asks again when a pod will have been ready for long enough.
@@ -295,4 +286,101 @@ fn status(
         status["conditions"] = conditions.clone();
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    const SET: &str = "rs/web replicas=2 selects=app:web template=app:web /spec/template/spec={}";
+
+    fn world(text: &str) -> World {
+        World::new(|config| Box::new(ReplicaSetController::new(config)), text)
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let log = world(text).run_to(0);
+        let lines: Vec<_> = log.lines().map(|line| line[2..].trim()).collect();
+        assert_eq!(lines.join("; "), expected, "{text}");
+    }
+
+    #[test]
+    fn pods_are_created_adopted_released_and_deleted() {
+        check(
+            SET,
+            "create pods/web-1 owner=rs/web; create pods/web-2 owner=rs/web; \
+             status replicasets/web observedGeneration=0 replicas=0; \
+             status replicasets/web fullyLabeled=2 observedGeneration=0 replicas=2",
+        );
+        check(
+            &format!("{SET}; pod/bare label=app:web; pod/other label=app:db"),
+            "update pods/bare owner=rs/web; create pods/web-4 owner=rs/web; \
+             status replicasets/web fullyLabeled=1 observedGeneration=0 replicas=1; \
+             status replicasets/web fullyLabeled=2 observedGeneration=0 replicas=2",
+        );
+        check(
+            &format!("{SET}; pod/a label=app:web owner=rs/web; pod/b label=app:gone owner=rs/web"),
+            "update pods/b; create pods/web-4 owner=rs/web; \
+             status replicasets/web fullyLabeled=1 observedGeneration=0 replicas=1; \
+             status replicasets/web fullyLabeled=2 observedGeneration=0 replicas=2",
+        );
+        check(
+            "rs/web replicas=0 selects=app:web template=app:web; pod/a label=app:web owner=rs/web",
+            "delete pods/a; status replicasets/web fullyLabeled=1 observedGeneration=0 replicas=1; \
+             status replicasets/web observedGeneration=0 replicas=0",
+        );
+    }
+
+    #[test]
+    fn ended_and_terminating_pods_are_replaced_and_others_pods_are_left_alone() {
+        let log = world(&format!(
+            "{SET}; pod/a label=app:web owner=rs/web phase=Failed; \
+             pod/b label=app:web owner=rs/web node=n deleted; pod/c label=app:web owner=rs/other"
+        ))
+        .run_to(0);
+        assert_eq!(log.matches("create").count(), 2, "{log}");
+        assert!(!log.contains("update"), "{log}");
+        let log = world(&format!("{SET} deleted finalizer=foregroundDeletion; pod/a label=app:web")).run_to(0);
+        assert!(!log.contains("create") && !log.contains("update"), "a set on its way out: {log}");
+    }
+
+    #[test]
+    fn the_least_useful_pods_go_first() {
+        let start = "rs/web replicas=0 selects=app:web template=app:web";
+        for (pods, goes) in [
+            ("pod/a node=n phase=Running ready=True; pod/b", "b"),
+            ("pod/a node=n phase=Running; pod/b node=n phase=Pending", "b"),
+            ("pod/a node=n phase=Running ready=True; pod/b node=n phase=Running ready=False", "b"),
+            ("pod/a node=n phase=Running ready=True; pod/b node=m phase=Running ready=True; \
+              pod/c node=m phase=Running ready=True", "b"),
+            ("pod/a node=n phase=Running ready=True@-90s; pod/b node=m phase=Running ready=True@-10s", "b"),
+            ("pod/a node=n created=@-90s; pod/b node=m created=@-10s", "b"),
+            ("pod/a node=n; pod/b node=m /metadata/annotations/controller.kubernetes.io~1pod-deletion-cost=\"-5\"", "b"),
+        ] {
+            let count = pods.matches("pod/").count();
+            let pods = pods.replace(';', " label=app:web owner=rs/web;") + " label=app:web owner=rs/web";
+            let set = start.replace("replicas=0", &format!("replicas={}", count - 1));
+            let log = world(&format!("{set}; {pods}")).run_to(0);
+            assert!(log.contains(&format!("delete pods/{goes}")), "{pods}: {log}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_available_after_min_ready_seconds() {
+        let pods = "pod/a label=app:web owner=rs/web ready=True@-4s; pod/b label=app:web owner=rs/web";
+        let mut world = world(&format!("{SET} /spec/minReadySeconds=10; {pods}"));
+        insta::assert_snapshot!(world.run_to(60), @r"
+        0 status replicasets/web fullyLabeled=2 observedGeneration=0 ready=1 replicas=2
+        6 status replicasets/web available=1 fullyLabeled=2 observedGeneration=0 ready=1 replicas=2
+        ");
+    }
+
+    #[test]
+    fn the_planted_defect_keeps_one_too_many() {
+        let mut world = world(SET);
+        world.sabotages = vec![Sabotage::ReplicaSetOffByOne];
+        assert_eq!(world.run_to(0).matches("create").count(), 3);
+    }
 }

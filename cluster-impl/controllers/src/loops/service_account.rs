@@ -59,3 +59,21 @@ impl Controller for ServiceAccountController {
         Decision { writes: vec![write], ..Decision::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    #[test]
+    fn every_living_namespace_has_a_default_account() {
+        let mut world = World::new(
+            |config| Box::new(ServiceAccountController::new(config)),
+            "ns/a; ns/b deleted; sa/default; ns/default",
+        );
+        assert_eq!(world.run_to(0).trim(), "0 create serviceaccounts/default");
+        world.see("-sa/default");
+        assert_eq!(world.run_to(5).trim(), "0 create serviceaccounts/default");
+        assert_eq!(world.view.all(&SERVICE_ACCOUNT).count(), 2);
+    }
+}

@@ -11,6 +11,7 @@
 //! several tolerations that match a taint, and of several taints, the shortest time counts.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use machinery::kinds::{NODE, POD};
 use machinery::{Kind, Object, ObjectKey, Taint, Toleration, View};
 use serde_json::json;
 
-use crate::conditions;
 use crate::{Config, Controller, DecideCx, Decision, Key, Note, Write, taints};
 
 /// When something arrived, on the driver's clock; negative if before it began.
@@ -62,8 +62,8 @@ impl TaintEviction {
         }
         for taint in &current {
             let key = (name.clone(), taint.key.clone(), taint.value.clone());
-            if !self.taints.contains_key(&key) {
-                self.taints.insert(key, arrival(taint.time_added, cx));
+            if let Entry::Vacant(unknown) = self.taints.entry(key) {
+                unknown.insert(arrival(taint.time_added, cx));
                 is_changed = true;
             }
         }
@@ -84,8 +84,8 @@ impl TaintEviction {
         if !is_known {
             let scheduled = pod
                 .condition("PodScheduled")
-                .and_then(|condition| conditions::text(condition, "lastTransitionTime").parse().ok());
-            let arrived = arrival(scheduled, cx);
+                .and_then(|condition| condition["lastTransitionTime"].as_str()?.parse().ok());
+            let arrived = arrival(scheduled.or_else(|| pod.created()), cx);
             self.pods.insert(change.key.clone(), (pod.uid().to_owned(), arrived));
         } else if change.old.as_ref().is_some_and(|old| {
             old.get("/spec/tolerations") == pod.get("/spec/tolerations")
@@ -226,4 +226,98 @@ fn arrival(since: Option<Timestamp>, cx: &DecideCx<'_>) -> Arrival {
 
 fn nanoseconds(elapsed: Duration) -> Arrival {
     i128::try_from(elapsed.as_nanos()).expect("no process runs for longer than 2^127 ns")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    fn world(text: &str) -> World {
+        World::new(|config| Box::new(TaintEviction::new(config)), text)
+    }
+
+    /// The seconds at which pods are deleted, when at second 100 the world changes as `then` says and
+    /// at second 110 as `later` says.
+    fn deletions(start: &str, then: &str, later: &str) -> Vec<String> {
+        let mut world = world(start);
+        let mut log = world.run_to(100);
+        world.see(then);
+        log += &world.run_to(110);
+        world.see(later);
+        log += &world.run_to(1000);
+        log.lines().filter(|line| line.contains("delete")).map(|line| line.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_pod_goes_when_its_toleration_ends() {
+        for (pod, taint, later, expected) in [
+            ("", "taint=hw:NoExecute", "", &["100 delete pods/p"][..]),
+            ("", "taint=hw:NoSchedule", "", &[]),
+            ("tolerate=hw:30", "taint=hw:NoExecute", "", &["130 delete pods/p"]),
+            ("tolerate=hw:0", "taint=hw:NoExecute", "", &["100 delete pods/p"]),
+            ("tolerate=hw", "taint=hw:NoExecute", "", &[]),
+            ("tolerate=other", "taint=hw:NoExecute", "", &["100 delete pods/p"]),
+            ("tolerate=hw:30 tolerate=hw:60", "taint=hw:NoExecute", "", &["130 delete pods/p"]),
+            ("tolerate=hw:30", "taint=hw:NoExecute", "node/a untaint", &[]),
+            ("tolerate=hw:30", "taint=hw:NoExecute", "-node/a", &[]),
+            // A second taint that is tolerated for a shorter time counts from its own arrival.
+            ("tolerate=hw:60 tolerate=sw:20", "taint=hw:NoExecute", "node/a taint=sw:NoExecute",
+             &["130 delete pods/p"]),
+            ("tolerate=hw:60", "taint=hw:NoExecute", "node/a taint=sw:NoExecute", &["110 delete pods/p"]),
+            // Another's clock is not believed when the taint is seen to arrive.
+            ("tolerate=hw:30", "taint=hw:NoExecute@-25s", "", &["130 delete pods/p"]),
+        ] {
+            let start = format!("node/a; pod/p node=a {pod}");
+            let seen = deletions(&start, &format!("node/a {taint}"), later);
+            assert_eq!(seen, expected, "{pod} / {taint} / {later}");
+        }
+    }
+
+    #[test]
+    fn a_restart_does_not_begin_anew() {
+        for (taint, pod, expected) in [
+            ("taint=hw:NoExecute@-20s", "", "10"),
+            ("taint=hw:NoExecute@-200s", "", "0"),
+            ("taint=hw:NoExecute", "", "30"),
+            // A pod that came after the taint has its own time.
+            ("taint=hw:NoExecute@-200s", r#"/status/conditions=[{"type":"PodScheduled","lastTransitionTime":"2023-12-31T23:59:55Z"}]"#, "25"),
+            // A time in the future is another clock's mistake.
+            ("/spec/taints=[{\"key\":\"hw\",\"effect\":\"NoExecute\",\"timeAdded\":\"2025-01-01T00:00:00Z\"}]", "", "30"),
+        ] {
+            let seen = deletions(&format!("node/a {taint}; pod/p node=a created=@-500s tolerate=hw:30 {pod}"), "", "");
+            assert_eq!(seen, [format!("{expected} delete pods/p")], "{taint} {pod}");
+        }
+    }
+
+    #[test]
+    fn a_pod_on_its_way_out_is_left_alone_and_a_new_pod_is_not() {
+        assert_eq!(deletions("node/a; pod/p node=a deleted", "node/a taint=hw:NoExecute", ""), [""; 0]);
+        assert_eq!(
+            deletions("node/a taint=hw:NoExecute", "", "pod/p tolerate=hw:5; pod/p node=a"),
+            ["115 delete pods/p"],
+        );
+    }
+
+    #[test]
+    fn an_eviction_is_told_and_so_is_its_end() {
+        let mut world = world("node/a taint=hw:NoExecute; pod/p node=a tolerate=hw:30");
+        world.run_to(10);
+        world.see("node/a untaint");
+        insta::assert_snapshot!(world.run_to(100), @"10 event TaintManagerEviction p");
+        world.see("pod/q node=b; node/b taint=hw:NoExecute");
+        insta::assert_snapshot!(world.run_to(100), @r#"
+        100 patch pods/q {"metadata":{"uid":"pod/q"},"status":{"conditions":[{"lastTransitionTime":"2024-01-01T00:01:40Z","message":"Taint manager: deleting due to NoExecute taint","reason":"DeletionByTaintManager","status":"True","type":"DisruptionTarget"}]}}
+        100 delete pods/q
+        "#);
+    }
+
+    #[test]
+    fn the_planted_defect_evicts_at_once() {
+        let mut world = world("node/a; pod/p node=a tolerate=hw:30; pod/q node=a tolerate=hw");
+        world.sabotages = vec![Sabotage::TolerationSecondsIgnored];
+        world.see("node/a taint=hw:NoExecute");
+        let log = world.run_to(1);
+        assert!(log.contains("0 delete pods/p") && !log.contains("delete pods/q"), "{log}");
+    }
 }

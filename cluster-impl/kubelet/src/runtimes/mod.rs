@@ -1,5 +1,6 @@
 //! The runtimes: CRI for real nodes, staged for simulated ones.
 
 pub mod cri;
+mod cri_files;
 mod script;
 pub mod staged;

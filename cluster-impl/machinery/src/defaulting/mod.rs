@@ -2,7 +2,7 @@
 
 mod pod_spec;
 
-pub use pod_spec::{pod_only, pod_spec};
+pub use pod_spec::{pod_only, pod_spec, template};
 
 use serde_json::{Map, Value};
 
@@ -37,6 +37,12 @@ pub(crate) fn each<'v>(at: &'v mut Value, field: &str) -> impl Iterator<Item = &
 /// The map in a field, if there is one.
 pub(crate) fn inside<'v>(at: &'v mut Value, field: &str) -> Option<&'v mut Value> {
     at.get_mut(field).filter(|value| value.is_object())
+}
+
+/// The map in a field, made if it is absent or null; `None` if something else is there.
+pub(crate) fn part<'v>(at: &'v mut Value, field: &str) -> Option<&'v mut Value> {
+    absent(at, field, empty());
+    inside(at, field)
 }
 
 /// An empty map.

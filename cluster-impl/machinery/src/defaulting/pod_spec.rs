@@ -2,10 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::{absent, each, empty, inside, zero};
+use super::{absent, each, empty, inside, part, zero};
 
 /// Mode 0644, the default of files from volumes.
 const FILE_MODE: i64 = 0o644;
+
+/// Sets the defaults of the pod's spec in a workload's `spec.template`.
+pub fn template(workload_spec: &mut Value) {
+    if let Some(template) = part(workload_spec, "template")
+        && let Some(spec) = part(template, "spec")
+    {
+        pod_spec(spec);
+    }
+}
 
 /// Sets the defaults of a pod's spec that templates get, too.
 pub fn pod_spec(spec: &mut Value) {

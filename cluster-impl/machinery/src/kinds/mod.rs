@@ -38,6 +38,55 @@ pub struct Column {
     pub priority: u8,
 }
 
+/// A subresource beside `status` and `scale`.
+#[derive(Debug, Clone, Copy)]
+pub struct Subresource {
+    /// The last part of the URL, such as `eviction`.
+    pub name: &'static str,
+    /// The kind that is sent or answered.
+    pub kind: &'static str,
+    /// The group of that kind.
+    pub group: &'static str,
+    /// What can be done with it.
+    pub verbs: &'static [&'static str],
+}
+
+const fn column(name: &'static str, format: &'static str, priority: u8) -> Column {
+    Column { name, format, priority }
+}
+
+const NAME: Column = column("Name", "string", 0);
+const AGE: Column = column("Age", "string", 0);
+
+/// The age of an object, as a cell.
+fn age(object: &Object, now: jiff::Timestamp) -> Value {
+    crate::duration::age(object.created(), now).into()
+}
+
+/// The text, or `otherwise` if it is empty, as a cell.
+fn or(text: &str, otherwise: &str) -> Value {
+    if text.is_empty() { otherwise.into() } else { text.into() }
+}
+
+/// Nothing to prepare before a creation.
+fn create_as_is(_object: &mut Object) {}
+
+/// Nothing to prepare before an update.
+fn update_as_is(_object: &mut Object, _old: &Object) {}
+
+/// A new object has no status yet.
+fn create_without_status(object: &mut Object) {
+    object.remove("/status");
+}
+
+/// The status changes only through its own subresource.
+fn keep_status(object: &mut Object, old: &Object) {
+    match old.get("/status") {
+        Some(status) => object.set("/status", status.clone()),
+        None => drop(object.remove("/status")),
+    }
+}
+
 /// What the API server must know of a kind.
 #[derive(Debug)]
 pub struct Kind {
@@ -61,6 +110,8 @@ pub struct Kind {
     pub has_status: bool,
     /// Whether `/scale` exists.
     pub has_scale: bool,
+    /// Further subresources, in order of name.
+    pub subresources: &'static [Subresource],
     /// Whether a change of `spec` raises `metadata.generation`.
     pub has_generation: bool,
     /// Fields by which a list can be narrowed, beside metadata.name and metadata.namespace:
@@ -68,9 +119,13 @@ pub struct Kind {
     pub selectable: &'static [(&'static str, &'static str)],
     /// Sets the defaults that upstream sets.
     pub default: fn(&mut Object),
+    /// Before an object is created: drops what a client may not set, sets what only the server sets.
+    pub prepare_create: fn(&mut Object),
+    /// Before an object is replaced through its main resource: keeps what a client may not change there.
+    pub prepare_update: fn(&mut Object, old: &Object),
     /// What is wrong with an object; with the old one for an update.
     pub validate: fn(&Object, Option<&Object>) -> Vec<Cause>,
-    /// The table's columns, without Name and Age... as upstream prints them, Name first.
+    /// The table's columns, Name first, Age where upstream has it.
     pub columns: &'static [Column],
     /// The cells of one row; ages are computed from `now`.
     pub cells: fn(&Object, now: jiff::Timestamp) -> Vec<Value>,
@@ -99,6 +154,24 @@ impl Kind {
             .find(|kind| kind.group == group && kind.version == version && kind.kind == name)
     }
 
+    /// Before an object is replaced through `/status`: keeps all but the status from the old object, and of
+    /// the metadata what a status update may not change.
+    pub fn prepare_status_update(&self, object: &mut Object, old: &Object) {
+        let status = object.0["status"].take();
+        let metadata = object.0["metadata"].take();
+        object.0 = old.0.clone();
+        object.0["metadata"] = metadata;
+        for field in
+            ["labels", "ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds"]
+        {
+            match old.0["metadata"].get(field) {
+                Some(value) => object.0["metadata"][field] = value.clone(),
+                None => drop(object.remove(&format!("/metadata/{field}"))),
+            }
+        }
+        object.set("/status", status);
+    }
+
     /// The URL path of the collection, or of one object if `name` is not empty.
     /// An empty namespace names all namespaces, or a cluster-scoped kind.
     pub fn path(&self, namespace: &str, name: &str) -> String {
@@ -118,5 +191,177 @@ impl Kind {
             path.push_str(name);
         }
         path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    pub(super) fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// What is wrong with an object, as lines `reason field: message`.
+    pub(super) fn found(kind: &Kind, object: &Object, old: Option<&Object>) -> Vec<String> {
+        crate::validation::tests::lines(&(kind.validate)(object, old))
+    }
+
+    /// A row of the table at a second after 1970, cells joined by `|`.
+    pub(super) fn row(kind: &Kind, object: &Object, second: i64) -> String {
+        let cells = (kind.cells)(object, at(second));
+        assert_eq!(cells.len(), kind.columns.len(), "one cell per column");
+        let text = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
+        cells.iter().map(text).collect::<Vec<_>>().join("|")
+    }
+
+    #[test]
+    fn the_registry_is_in_order_and_without_twins() {
+        let plurals: Vec<_> = ALL.iter().map(|kind| kind.kind).collect();
+        let mut sorted = plurals.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(plurals, sorted);
+        for kind in ALL {
+            assert!(std::ptr::eq(Kind::by_plural(kind.group, kind.plural).unwrap(), *kind));
+            assert!(std::ptr::eq(Kind::by_name(&kind.api_version(), kind.kind).unwrap(), *kind));
+        }
+    }
+
+    #[test]
+    fn every_kind_prints_and_defaults_an_almost_empty_object() {
+        for kind in ALL {
+            let mut object = Object::new(&kind.api_version(), kind.kind, "", "x");
+            if kind.namespaced {
+                object.set("/metadata/namespace", "default");
+            }
+            row(kind, &object, 0);
+            (kind.prepare_create)(&mut object);
+            (kind.default)(&mut object);
+            row(kind, &object, 0);
+            let once = object.clone();
+            (kind.default)(&mut object);
+            assert_eq!(object, once, "defaulting {} twice changes nothing", kind.kind);
+            assert_eq!((kind.validate)(&object, Some(&object)), (kind.validate)(&object, None));
+        }
+    }
+
+    #[test]
+    fn nonsense_does_not_panic() {
+        let nonsense = [serde_json::json!(1), serde_json::json!("x"), serde_json::json!([[]])];
+        let fields = ["spec", "status", "metadata", "data", "stringData", "involvedObject"];
+        for (kind, value) in ALL.iter().flat_map(|kind| nonsense.iter().map(move |v| (kind, v))) {
+            for field in fields {
+                let mut object = Object::new(&kind.api_version(), kind.kind, "default", "x");
+                object.0[field] = value.clone();
+                (kind.default)(&mut object);
+                (kind.validate)(&object, None);
+                row(kind, &object, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_status_update_changes_nothing_else() {
+        let mut old = Object::new("v1", "Pod", "default", "web");
+        old.set("/spec/nodeName", "worker-1");
+        old.set("/metadata/labels/a", "1");
+        let mut new = Object::new("v1", "Pod", "default", "web");
+        new.set("/metadata/annotations/x", "y");
+        new.set("/status/phase", "Running");
+        POD.prepare_status_update(&mut new, &old);
+        assert_eq!(new.text("/spec/nodeName"), "worker-1");
+        assert_eq!(new.label("a"), Some("1"));
+        assert_eq!(new.annotation("x"), Some("y"));
+        assert_eq!(new.text("/status/phase"), "Running");
+    }
+
+    /// A manifest through every step of a creation: check, decode, prepare, default, validate.
+    fn created(manifest: &str) -> Result<Object, String> {
+        let mut object = Object(serde_yaml::from_str(manifest).unwrap());
+        let kind = Kind::by_name(object.api_version(), object.kind()).ok_or("no such kind")?;
+        let refuse = |status: crate::Status| status.message;
+        let strict = crate::fields::FieldValidation::Strict;
+        crate::fields::check(kind, &object.0, &[], strict).map_err(refuse)?;
+        crate::fields::decode(kind, &mut object).map_err(refuse)?;
+        if kind.namespaced {
+            object.set("/metadata/namespace", "default");
+        }
+        (kind.prepare_create)(&mut object);
+        (kind.default)(&mut object);
+        let causes = (kind.validate)(&object, None);
+        if causes.is_empty() {
+            return Ok(object);
+        }
+        Err(refuse(crate::Status::invalid(kind.group, kind.kind, object.name(), &causes)))
+    }
+
+    #[test]
+    fn whole_manifests_are_accepted_or_refused() {
+        let deployment = |middle: &str| {
+            format!(
+                "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: web}}, spec: {{\
+                 selector: {{matchLabels: {{app: web}}}}, {middle}}}}}"
+            )
+        };
+        let pod = |spec: &str| {
+            format!("{{apiVersion: v1, kind: Pod, metadata: {{name: web}}, spec: {spec}}}")
+        };
+        let template =
+            "template: {metadata: {labels: {app: web}}, spec: {containers: [{name: a, image: x}]}}";
+        for (manifest, refusal) in [
+            (deployment(&format!("replicas: 3, {template}")), None),
+            (
+                deployment(&format!("replica: 3, {template}")),
+                Some(
+                    "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding \
+                 error: unknown field \"spec.replica\"",
+                ),
+            ),
+            (
+                deployment(&format!("replicas: three, {template}")),
+                Some(
+                    "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot \
+                 unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+                ),
+            ),
+            (
+                deployment("replicas: 3"),
+                Some(
+                    "Deployment.apps \"web\" is invalid: [spec.template.metadata.labels: Invalid value: \
+                 map[string]string(nil): `selector` does not match template `labels`, \
+                 spec.template.spec.containers: Required value]",
+                ),
+            ),
+            (pod("null"), Some("Pod \"web\" is invalid: spec.containers: Required value")),
+            (
+                pod(
+                    "{containers: [{name: a, image: x, resources: {limits: {cpu: 0.5, memory: 1Gi}}}]}",
+                ),
+                None,
+            ),
+            (
+                pod(
+                    "{containers: [{name: a, image: x, resources: {limits: {cpu: 1, memory: lots}}}]}",
+                ),
+                Some(
+                    "Pod in version \"v1\" cannot be handled as a Pod: quantities must match the \
+                    regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+                ),
+            ),
+            (
+                "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {a: b}}".into(),
+                None,
+            ),
+            ("{apiVersion: apps/v1beta2, kind: Deployment}".into(), Some("no such kind")),
+        ] {
+            assert_eq!(created(&manifest).err().as_deref(), refusal, "{manifest}");
+        }
+        let guaranteed = pod(
+            "{containers: [{name: a, image: x, resources: {limits: {cpu: 0.5, memory: 1Gi}}}]}",
+        );
+        assert_eq!(created(&guaranteed).unwrap().text("/status/qosClass"), "Guaranteed");
     }
 }

@@ -1,9 +1,11 @@
 //! ReplicaSet.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Column, Kind};
-use crate::{Cause, Object};
+use super::{AGE, Kind, NAME, age, column, keep_status};
+use crate::defaulting::{absent, part, template};
+use crate::validation::{Causes, metadata, names, text, workload};
+use crate::{Cause, LabelSelector, Object};
 
 /// ReplicaSet.
 pub static REPLICA_SET: Kind = Kind {
@@ -17,20 +19,114 @@ pub static REPLICA_SET: Kind = Kind {
     namespaced: true,
     has_status: true,
     has_scale: true,
+    subresources: &[],
     has_generation: true,
-    selectable: &[],
+    selectable: &[("status.replicas", "/status/replicas")],
     default,
+    prepare_create,
+    prepare_update: keep_status,
     validate,
-    columns: &[Column { name: "Name", format: "string", priority: 0 }],
+    columns: &[
+        NAME,
+        column("Desired", "integer", 0),
+        column("Current", "integer", 0),
+        column("Ready", "integer", 0),
+        AGE,
+        column("Containers", "string", 1),
+        column("Images", "string", 1),
+        column("Selector", "string", 1),
+    ],
     cells,
 };
 
-fn default(_object: &mut Object) {}
-
-fn validate(_object: &Object, _old: Option<&Object>) -> Vec<Cause> {
-    Vec::new()
+fn default(object: &mut Object) {
+    absent(&mut object.0, "status", json!({"replicas": 0}));
+    if let Some(spec) = part(&mut object.0, "spec") {
+        absent(spec, "replicas", 1);
+        template(spec);
+    }
 }
 
-fn cells(object: &Object, _now: jiff::Timestamp) -> Vec<Value> {
-    vec![object.name().into()]
+fn prepare_create(object: &mut Object) {
+    object.set("/status", json!({"replicas": 0}));
+}
+
+fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
+    let mut causes = Causes::new();
+    metadata::validate(&mut causes, object, old, true, names::dns_subdomain);
+    let spec = &object.0["spec"];
+    causes.not_negative("spec.replicas", &spec["replicas"]);
+    causes.not_negative("spec.minReadySeconds", &spec["minReadySeconds"]);
+    workload::selector_and_template(&mut causes, spec, "ReplicaSet");
+    if let Some(old) = old {
+        workload::selector_immutable(&mut causes, spec, &old.0["spec"]);
+    }
+    causes.into_list()
+}
+
+fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let count = |pointer: &str| Value::from(object.integer(pointer).unwrap_or_default());
+    let mut cells = vec![
+        object.name().into(),
+        count("/spec/replicas"),
+        count("/status/replicas"),
+        count("/status/readyReplicas"),
+        age(object, now),
+    ];
+    cells.extend(wide(object));
+    cells
+}
+
+/// The cells of a workload's template that are shown wide: containers, images, selector.
+pub(super) fn wide(object: &Object) -> [Value; 3] {
+    let containers = object.list("/spec/template/spec/containers");
+    let list = |field: &str| {
+        let all: Vec<_> = containers.iter().map(|container| text(&container[field])).collect();
+        Value::from(all.join(","))
+    };
+    let selector = LabelSelector::from_value(object.get("/spec/selector"));
+    let selector = match selector {
+        Err(_) => "<error>".to_owned(),
+        Ok(selector) if selector.requirements().is_empty() => "<none>".to_owned(),
+        Ok(selector) => selector.to_string(),
+    };
+    [list("name"), list("image"), selector.into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{at, found, row};
+    use super::*;
+
+    fn set() -> Object {
+        let mut object = Object(json!({
+            "metadata": {"name": "web-1", "namespace": "default",
+                "creationTimestamp": at(0).to_string()},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]}}},
+        }));
+        (REPLICA_SET.prepare_create)(&mut object);
+        (REPLICA_SET.default)(&mut object);
+        object
+    }
+
+    #[test]
+    fn a_small_set_passes_and_prints() {
+        assert_eq!(found(&REPLICA_SET, &set(), None), [""; 0]);
+        assert_eq!(row(&REPLICA_SET, &set(), 10), "web-1|1|0|0|10s|a,b|x,y|app=web");
+    }
+
+    #[test]
+    fn a_template_is_needed() {
+        let mut object = set();
+        object.0["spec"] = json!({"selector": {"matchLabels": {"app": "web"}}, "replicas": 3,
+            "template": {"metadata": {"labels": {"app": "web"}}}});
+        (REPLICA_SET.default)(&mut object);
+        let found = found(&REPLICA_SET, &object, None);
+        assert!(
+            found.contains(&"Required spec.template.spec.containers: Required value".to_owned()),
+            "{found:?}"
+        );
+    }
 }

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Column, Kind};
+use super::{AGE, Kind, NAME, age, column, create_as_is, update_as_is};
+use crate::validation::{Causes, metadata, names};
 use crate::{Cause, Object};
 
 /// ServiceAccount.
@@ -17,20 +18,23 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     namespaced: true,
     has_status: false,
     has_scale: false,
+    subresources: &[],
     has_generation: false,
     selectable: &[],
-    default,
+    default: |_| {},
+    prepare_create: create_as_is,
+    prepare_update: update_as_is,
     validate,
-    columns: &[Column { name: "Name", format: "string", priority: 0 }],
+    columns: &[NAME, column("Secrets", "string", 0), AGE],
     cells,
 };
 
-fn default(_object: &mut Object) {}
-
-fn validate(_object: &Object, _old: Option<&Object>) -> Vec<Cause> {
-    Vec::new()
+fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
+    let mut causes = Causes::new();
+    metadata::validate(&mut causes, object, old, true, names::dns_subdomain);
+    causes.into_list()
 }
 
-fn cells(object: &Object, _now: jiff::Timestamp) -> Vec<Value> {
-    vec![object.name().into()]
+fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    vec![object.name().into(), object.list("/secrets").len().into(), age(object, now)]
 }

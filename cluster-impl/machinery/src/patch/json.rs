@@ -49,7 +49,10 @@ fn failed(operation: &PatchOperation, error: &json_patch::PatchError) -> Status 
     if name == "test" {
         return unprocessable(format!("testing value {path} failed: {}", error.kind));
     }
-    unprocessable(format!("{name} operation does not apply: doc is missing path: {path}: {}", error.kind))
+    unprocessable(format!(
+        "{name} operation does not apply: doc is missing path: {path}: {}",
+        error.kind
+    ))
 }
 
 #[cfg(test)]

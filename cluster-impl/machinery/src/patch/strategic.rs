@@ -49,7 +49,9 @@ impl<'s> Of<'s> {
     /// What the schema says of the map in a field.
     fn inside(self, name: &str) -> Self {
         match self {
-            Self::Type(fact) => fact.field(name).map_or(Self::Unknown, |f| Self::of_shape(&f.shape)),
+            Self::Type(fact) => {
+                fact.field(name).map_or(Self::Unknown, |f| Self::of_shape(&f.shape))
+            }
             Self::Values(shape) => Self::of_shape(shape),
             Self::Unknown => Self::Unknown,
         }
@@ -81,7 +83,9 @@ fn merge_fields(mut original: Fields, patch: &Fields, of: Of<'_>) -> Result<Fiel
             return Ok(replaced);
         }
         Some("delete") => return Ok(Fields::new()),
-        Some(other) => return Err(Status::bad_request(format!("unknown patch type found: {other}"))),
+        Some(other) => {
+            return Err(Status::bad_request(format!("unknown patch type found: {other}")));
+        }
     }
     retain_keys(&mut original, patch)?;
     let ordered = order_lists(&mut original, patch, of)?;
@@ -127,12 +131,7 @@ fn merge_value(old: Option<Value>, new: &Value, key: &str, of: Of<'_>) -> Result
     }
 }
 
-fn merge_list(
-    old: Vec<Value>,
-    new: &[Value],
-    key: &str,
-    of: Of<'_>,
-) -> Result<Vec<Value>, Status> {
+fn merge_list(old: Vec<Value>, new: &[Value], key: &str, of: Of<'_>) -> Result<Vec<Value>, Status> {
     let Some(field) = of.field(key).filter(|field| field.merge) else { return Ok(new.to_vec()) };
     match &field.merge_key {
         None => Ok(merge_scalars(&old, new)),
@@ -162,7 +161,9 @@ fn merge_items(
     let mut plain: Vec<&Value> = Vec::new();
     for item in new {
         let Some(fields) = item.as_object() else {
-            return Err(unprocessable(format!("items of a list merged by {merge_key} must be maps")));
+            return Err(unprocessable(format!(
+                "items of a list merged by {merge_key} must be maps"
+            )));
         };
         match fields.get(DIRECTIVE).map(|directive| directive.as_str().unwrap_or("?")) {
             None | Some("merge") => {
@@ -354,8 +355,7 @@ mod tests {
             "kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}}}}});
         let result = patched(&DEPLOYMENT, &original, &patch);
         assert_eq!(
-            result["spec"]["template"]["metadata"]["annotations"]
-                ["kubectl.kubernetes.io/restartedAt"],
+            result["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"],
             "2026-01-01T00:00:00Z"
         );
         assert_eq!(result["spec"]["template"]["metadata"]["labels"]["app"], "web");
@@ -398,10 +398,14 @@ mod tests {
             "volumes": [{"name": "data", "emptyDir": {}}],
         }});
         let result = patched(&POD, &original, &patch);
-        assert_eq!(result["spec"]["containers"],
-            json!([{"name": "a", "env": [{"name": "Y", "value": "2"}]}]));
-        assert_eq!(result["spec"]["volumes"],
-            json!([{"name": "data", "emptyDir": {}}, {"name": "token", "projected": {}}]));
+        assert_eq!(
+            result["spec"]["containers"],
+            json!([{"name": "a", "env": [{"name": "Y", "value": "2"}]}])
+        );
+        assert_eq!(
+            result["spec"]["volumes"],
+            json!([{"name": "data", "emptyDir": {}}, {"name": "token", "projected": {}}])
+        );
         assert_eq!(result["metadata"]["annotations"]["last"], "y");
     }
 
@@ -434,7 +438,8 @@ mod tests {
 
     #[test]
     fn service_ports_are_merged_by_port() {
-        let original = json!({"spec": {"ports": [{"port": 80, "targetPort": 80, "nodePort": 30001}]}});
+        let original =
+            json!({"spec": {"ports": [{"port": 80, "targetPort": 80, "nodePort": 30001}]}});
         let patch = json!({"spec": {"ports": [{"port": 80, "targetPort": 8080}]}});
         assert_eq!(
             patched(&SERVICE, &original, &patch)["spec"]["ports"],
@@ -446,7 +451,10 @@ mod tests {
     fn primitive_lists_merge_and_shrink() {
         let original = json!({"metadata": {"finalizers": ["a", "b"]}});
         let add = json!({"metadata": {"finalizers": ["c", "b"]}});
-        assert_eq!(patched(&POD, &original, &add)["metadata"]["finalizers"], json!(["a", "c", "b"]));
+        assert_eq!(
+            patched(&POD, &original, &add)["metadata"]["finalizers"],
+            json!(["c", "a", "b"])
+        );
         let delete = json!({"metadata": {
             "$deleteFromPrimitiveList/finalizers": ["b"],
             "$setElementOrder/finalizers": ["a"],
@@ -499,8 +507,11 @@ mod tests {
             (json!({"spec": {"$patch": "frob"}}), 400),
             (json!({"spec": {"containers": [{"image": "x"}]}}), 422),
             (json!({"spec": {"containers": ["x"]}}), 422),
-            (json!({"spec": {"$setElementOrder/containers": [{"name": "b"}],
-                "containers": [{"name": "a"}]}}), 422),
+            (
+                json!({"spec": {"$setElementOrder/containers": [{"name": "b"}],
+                "containers": [{"name": "a"}]}}),
+                422,
+            ),
             (json!({"spec": {"$retainKeys": ["a"], "b": 1}}), 422),
             (json!({"metadata": {"$deleteFromPrimitiveList/finalizers": 1}}), 400),
         ] {

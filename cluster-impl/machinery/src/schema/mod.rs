@@ -181,7 +181,9 @@ fn read_field(text: &str) -> FieldFact {
     for word in words {
         match word.split_once(':').unwrap_or((word, "")) {
             ("set", _) => fact.list = ListType::Set,
-            ("map", keys) => fact.list = ListType::Map(keys.split(',').map(str::to_owned).collect()),
+            ("map", keys) => {
+                fact.list = ListType::Map(keys.split(',').map(str::to_owned).collect())
+            }
             ("merge", "") => fact.merge = true,
             ("merge", key) => (fact.merge, fact.merge_key) = (true, Some(key.to_owned())),
             ("retainKeys", _) => fact.retain_keys = true,
@@ -240,7 +242,7 @@ mod tests {
                 }
             }
         }
-        assert!(seen > 1000, "{seen} references");
+        assert!(seen > 900, "{seen} references");
     }
 
     #[test]

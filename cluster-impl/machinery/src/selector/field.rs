@@ -44,10 +44,9 @@ impl FieldSelector {
     pub fn check(&self, kind: &Kind) -> Result<(), SelectorError> {
         match self.terms.iter().find(|term| pointer(kind, &term.field).is_none()) {
             None => Ok(()),
-            Some(term) => Err(SelectorError::Invalid(format!(
-                "field label not supported: {}",
-                term.field
-            ))),
+            Some(term) => {
+                Err(SelectorError::Invalid(format!("field label not supported: {}", term.field)))
+            }
         }
     }
 

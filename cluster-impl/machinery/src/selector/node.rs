@@ -12,8 +12,7 @@ pub fn node_matches(pod: &Object, node: &Object) -> bool {
     if !wanted.into_iter().flatten().all(|(key, value)| label(labels, key) == value.as_str()) {
         return false;
     }
-    let required =
-        "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
+    let required = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
     match pod.get(required) {
         None | Some(Value::Null) => true,
         // Terms are alternatives; a selector without terms matches no node.

@@ -176,23 +176,39 @@ mod tests {
     #[test]
     fn wrong_metadata_is_named() {
         for (metadata, start) in [
-            (json!({"namespace": "d"}),
-                "Required metadata.name: Required value: name or generateName is required"),
-            (json!({"name": "Web", "namespace": "d"}), "Invalid metadata.name: Invalid value: \"Web\""),
+            (
+                json!({"namespace": "d"}),
+                "Required metadata.name: Required value: name or generateName is required",
+            ),
+            (
+                json!({"name": "Web", "namespace": "d"}),
+                "Invalid metadata.name: Invalid value: \"Web\"",
+            ),
             (json!({"generateName": "Web-", "namespace": "d"}), "Invalid metadata.generateName"),
             (json!({"name": "w"}), "Required metadata.namespace"),
             (json!({"name": "w", "namespace": "a.b"}), "Invalid metadata.namespace"),
-            (json!({"name": "w", "namespace": "d", "labels": {"a b": "c"}}),
-                "Invalid metadata.labels: Invalid value: \"a b\": name part must consist"),
-            (json!({"name": "w", "namespace": "d", "labels": {"a": "b c"}}),
-                "Invalid metadata.labels: Invalid value: \"b c\": a valid label must be"),
-            (json!({"name": "w", "namespace": "d", "finalizers": ["x"]}),
-                "Invalid metadata.finalizers[0]"),
-            (json!({"name": "w", "namespace": "d",
+            (
+                json!({"name": "w", "namespace": "d", "labels": {"a b": "c"}}),
+                "Invalid metadata.labels: Invalid value: \"a b\": name part must consist",
+            ),
+            (
+                json!({"name": "w", "namespace": "d", "labels": {"a": "b c"}}),
+                "Invalid metadata.labels: Invalid value: \"b c\": a valid label must be",
+            ),
+            (
+                json!({"name": "w", "namespace": "d", "finalizers": ["x"]}),
+                "Invalid metadata.finalizers[0]",
+            ),
+            (
+                json!({"name": "w", "namespace": "d",
                 "annotations": {"a": "x".repeat(ANNOTATIONS_BYTES_MAX)}}),
-                "TooLong metadata.annotations: Too long: may not be more than 262144 bytes"),
-            (json!({"name": "w", "namespace": "d", "ownerReferences": [{"apiVersion": "v1",
-                "kind": "Pod", "name": "a"}]}), "Invalid metadata.ownerReferences[0].uid"),
+                "TooLong metadata.annotations: Too long: may not be more than 262144 bytes",
+            ),
+            (
+                json!({"name": "w", "namespace": "d", "ownerReferences": [{"apiVersion": "v1",
+                "kind": "Pod", "name": "a"}]}),
+                "Invalid metadata.ownerReferences[0].uid",
+            ),
         ] {
             let found = check(&metadata, None);
             assert_eq!(found.len(), 1, "{found:?}");

@@ -6,7 +6,7 @@ pub mod names;
 pub mod pod_spec;
 mod pod_update;
 mod resources;
-mod scheduling;
+pub mod scheduling;
 pub mod selector;
 mod volumes;
 pub mod workload;

@@ -196,12 +196,18 @@ mod tests {
         let long = "a".repeat(64);
         let longer = "a".repeat(254);
         for (rule, good, bad) in [
-            (dns_subdomain as Rule, vec!["web", "a.b-c", "0"],
-                vec!["", "Web", "-a", "a-", "a..b", "a_b", longer.as_str()]),
+            (
+                dns_subdomain as Rule,
+                vec!["web", "a.b-c", "0"],
+                vec!["", "Web", "-a", "a-", "a..b", "a_b", longer.as_str()],
+            ),
             (dns_label, vec!["web", "0-9"], vec!["", "a.b", "-a", long.as_str()]),
             (dns_1035_label, vec!["web"], vec!["0web", "a.b", ""]),
-            (qualified_name, vec!["app", "a.b/C_d", "x/0"],
-                vec!["", "/a", "a/", "a/b/c", "A/b", "-a", long.as_str()]),
+            (
+                qualified_name,
+                vec!["app", "a.b/C_d", "x/0"],
+                vec!["", "/a", "a/", "a/b/c", "A/b", "-a", long.as_str()],
+            ),
             (label_value, vec!["", "Web_1.x"], vec!["a b", "-a", "a/", long.as_str()]),
             (port_name, vec!["http", "a-1"], vec!["80", "a--b", "-a", "HTTP", "abcdefghijklmnop"]),
             (config_key, vec!["a.B_c-d", ".x"], vec!["", "..", ".", "..a", "a/b"]),

@@ -15,17 +15,16 @@ pub fn validate(causes: &mut Causes, spec: &Value, field: &str) {
     let volumes = volumes::validate(causes, &spec["volumes"], &at("volumes"));
     let mut seen = Seen::default();
     containers(causes, spec, field, &volumes, &mut seen);
-    causes.one_of(&at("restartPolicy"), text(&spec["restartPolicy"]), &[
-        "Always",
-        "OnFailure",
-        "Never",
-    ]);
-    causes.one_of(&at("dnsPolicy"), text(&spec["dnsPolicy"]), &[
-        "ClusterFirstWithHostNet",
-        "ClusterFirst",
-        "Default",
-        "None",
-    ]);
+    causes.one_of(
+        &at("restartPolicy"),
+        text(&spec["restartPolicy"]),
+        &["Always", "OnFailure", "Never"],
+    );
+    causes.one_of(
+        &at("dnsPolicy"),
+        text(&spec["dnsPolicy"]),
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    );
     if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64()
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
@@ -35,7 +34,8 @@ pub fn validate(causes: &mut Causes, spec: &Value, field: &str) {
             "must be between 1 and 2147483647, inclusive",
         );
     }
-    causes.not_negative(&at("terminationGracePeriodSeconds"), &spec["terminationGracePeriodSeconds"]);
+    causes
+        .not_negative(&at("terminationGracePeriodSeconds"), &spec["terminationGracePeriodSeconds"]);
     metadata::labels(causes, &spec["nodeSelector"], &at("nodeSelector"));
     for (part, rule) in [
         ("nodeName", names::dns_subdomain as fn(&str) -> Vec<String>),
@@ -140,18 +140,19 @@ fn validate_container(causes: &mut Causes, container: &Value, field: &str) {
     );
     env(causes, &container["env"], &at("env"));
     resources::validate(causes, &container["resources"], &at("resources"));
-    for (part, once) in [("livenessProbe", true), ("readinessProbe", false), ("startupProbe", true)] {
+    for (part, once) in [("livenessProbe", true), ("readinessProbe", false), ("startupProbe", true)]
+    {
         probe(causes, &container[part], &at(part), once);
     }
     for hook in ["postStart", "preStop"] {
         let value = &container["lifecycle"][hook];
         if !value.is_null() {
-            handler(causes, value, &format!("{field}.lifecycle.{hook}"), &[
-                "exec",
-                "httpGet",
-                "tcpSocket",
-                "sleep",
-            ]);
+            handler(
+                causes,
+                value,
+                &format!("{field}.lifecycle.{hook}"),
+                &["exec", "httpGet", "tcpSocket", "sleep"],
+            );
         }
     }
 }
@@ -165,7 +166,8 @@ fn env(causes: &mut Causes, env: &Value, field: &str) {
             continue;
         }
         let field = format!("{field}.valueFrom");
-        let sources = from.as_object().map_or(0, |map| map.values().filter(|v| !v.is_null()).count());
+        let sources =
+            from.as_object().map_or(0, |map| map.values().filter(|v| !v.is_null()).count());
         if sources == 0 {
             causes.invalid(
                 &field,
@@ -189,13 +191,7 @@ fn env(causes: &mut Causes, env: &Value, field: &str) {
     }
 }
 
-fn ports(
-    causes: &mut Causes,
-    ports: &Value,
-    field: &str,
-    seen: &mut Seen<'_>,
-    host_network: bool,
-) {
+fn ports(causes: &mut Causes, ports: &Value, field: &str, seen: &mut Seen<'_>, host_network: bool) {
     let mut port_names = BTreeSet::new();
     for (index, port) in items(ports) {
         let field = format!("{field}[{index}]");
@@ -235,9 +231,13 @@ fn probe(causes: &mut Causes, probe: &Value, field: &str, once: bool) {
         return;
     }
     handler(causes, probe, field, &["exec", "httpGet", "tcpSocket", "grpc"]);
-    for part in
-        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
-    {
+    for part in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
         causes.not_negative(&format!("{field}.{part}"), &probe[part]);
     }
     if once && probe["successThreshold"].as_i64().is_some_and(|threshold| threshold != 1) {
@@ -276,9 +276,11 @@ fn handler(causes: &mut Causes, value: &Value, field: &str, kinds: &[&str]) {
                     causes.required(&format!("{field}.path"), "");
                 }
                 port_or_name(causes, &handler["port"], &format!("{field}.port"));
-                causes.one_of(&format!("{field}.scheme"), text(&handler["scheme"]), &[
-                    "HTTP", "HTTPS",
-                ]);
+                causes.one_of(
+                    &format!("{field}.scheme"),
+                    text(&handler["scheme"]),
+                    &["HTTP", "HTTPS"],
+                );
             }
             "tcpSocket" => port_or_name(causes, &handler["port"], &format!("{field}.port")),
             "grpc" => {
@@ -331,57 +333,113 @@ mod tests {
         }
     }
 
-    #[test]
-    fn wrong_specs_are_named() {
-        type Change = fn(&mut Value);
-        let cases: &[(Change, &str)] = &[
-            (|s| s["containers"][0]["name"] = "App".into(),
-                "Invalid spec.containers[0].name: Invalid value: \"App\""),
-            (|s| s["containers"][0]["name"] = "".into(), "Required spec.containers[0].name"),
-            (|s| s["containers"][0]["image"] = "".into(),
-                "Required spec.containers[0].image: Required value"),
-            (|s| s["containers"][0]["image"] = " a".into(), "Invalid spec.containers[0].image"),
-            (|s| s["containers"] = json!([{"name": "a", "image": "x"}, {"name": "a", "image": "x"}]),
-                "Duplicate spec.containers[1].name: Duplicate value: \"a\""),
-            (|s| s["restartPolicy"] = "Sometimes".into(),
-                "NotSupported spec.restartPolicy: Unsupported value: \"Sometimes\": supported \
-                 values: \"Always\", \"OnFailure\", \"Never\""),
-            (|s| s["containers"][0]["imagePullPolicy"] = "x".into(),
-                "NotSupported spec.containers[0].imagePullPolicy"),
-            (|s| s["containers"][0]["ports"] = json!([{"containerPort": 70000}]),
-                "Invalid spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be \
-                 between 1 and 65535, inclusive"),
-            (|s| s["containers"][0]["ports"] = json!([{"name": "web", "containerPort": 1},
-                {"name": "web", "containerPort": 2}]),
-                "Duplicate spec.containers[0].ports[1].name"),
-            (|s| s["containers"][0]["ports"] = json!([{"hostPort": 1, "containerPort": 1},
-                {"hostPort": 1, "containerPort": 2}]),
-                "Duplicate spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//1\""),
-            (|s| s["containers"][0]["livenessProbe"] = json!({}),
-                "Required spec.containers[0].livenessProbe: Required value: must specify a handler"),
-            (|s| s["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["x"]},
-                "httpGet": {"port": 80}}),
-                "Forbidden spec.containers[0].livenessProbe.httpGet"),
-            (|s| s["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 80},
-                "successThreshold": 2}), "Invalid spec.containers[0].livenessProbe.successThreshold"),
-            (|s| s["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": "Web"}}),
-                "Invalid spec.containers[0].readinessProbe.tcpSocket.port"),
-            (|s| s["containers"][0]["env"] = json!([{"value": "x"}]),
-                "Required spec.containers[0].env[0].name"),
-            (|s| s["initContainers"] = json!([{"name": "i", "image": "x",
-                "readinessProbe": {"tcpSocket": {"port": 1}}}]),
-                "Forbidden spec.initContainers[0].readinessProbe"),
-            (|s| s["terminationGracePeriodSeconds"] = (-1).into(),
-                "Invalid spec.terminationGracePeriodSeconds"),
-            (|s| s["activeDeadlineSeconds"] = 0.into(), "Invalid spec.activeDeadlineSeconds"),
-            (|s| s["nodeSelector"] = json!({"a b": "c"}), "Invalid spec.nodeSelector"),
-            (|s| s["containers"][0]["volumeMounts"] = json!([{"name": "x", "mountPath": "/x"}]),
-                "NotFound spec.containers[0].volumeMounts[0].name: Not found: \"x\""),
-        ];
+    type Change = fn(&mut Value);
+
+    fn assert_named(cases: &[(Change, &str)]) {
         for (change, start) in cases {
             let found = found(change);
             assert_eq!(found.len(), 1, "{start}: {found:?}");
             assert!(found[0].starts_with(start), "{start}: {found:?}");
         }
+    }
+
+    #[test]
+    fn wrong_containers_are_named() {
+        assert_named(&[
+            (
+                |s| s["containers"][0]["name"] = "App".into(),
+                "Invalid spec.containers[0].name: Invalid value: \"App\"",
+            ),
+            (|s| s["containers"][0]["name"] = "".into(), "Required spec.containers[0].name"),
+            (
+                |s| s["containers"][0]["image"] = "".into(),
+                "Required spec.containers[0].image: Required value",
+            ),
+            (|s| s["containers"][0]["image"] = " a".into(), "Invalid spec.containers[0].image"),
+            (
+                |s| {
+                    s["containers"] =
+                        json!([{"name": "a", "image": "x"}, {"name": "a", "image": "x"}])
+                },
+                "Duplicate spec.containers[1].name: Duplicate value: \"a\"",
+            ),
+            (
+                |s| s["restartPolicy"] = "Sometimes".into(),
+                "NotSupported spec.restartPolicy: Unsupported value: \"Sometimes\": supported \
+                 values: \"Always\", \"OnFailure\", \"Never\"",
+            ),
+            (
+                |s| s["containers"][0]["imagePullPolicy"] = "x".into(),
+                "NotSupported spec.containers[0].imagePullPolicy",
+            ),
+            (
+                |s| s["containers"][0]["ports"] = json!([{"containerPort": 70000}]),
+                "Invalid spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be \
+                 between 1 and 65535, inclusive",
+            ),
+            (
+                |s| {
+                    s["containers"][0]["ports"] = json!([{"name": "web", "containerPort": 1},
+                {"name": "web", "containerPort": 2}])
+                },
+                "Duplicate spec.containers[0].ports[1].name",
+            ),
+            (
+                |s| {
+                    s["containers"][0]["ports"] = json!([{"hostPort": 1, "containerPort": 1},
+                {"hostPort": 1, "containerPort": 2}])
+                },
+                "Duplicate spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//1\"",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn wrong_probes_and_pods_are_named() {
+        assert_named(&[
+            (
+                |s| s["containers"][0]["livenessProbe"] = json!({}),
+                "Required spec.containers[0].livenessProbe: Required value: must specify a handler",
+            ),
+            (
+                |s| {
+                    s["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["x"]},
+                "httpGet": {"port": 80}})
+                },
+                "Forbidden spec.containers[0].livenessProbe.httpGet",
+            ),
+            (
+                |s| {
+                    s["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 80},
+                "successThreshold": 2})
+                },
+                "Invalid spec.containers[0].livenessProbe.successThreshold",
+            ),
+            (
+                |s| s["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": "Web"}}),
+                "Invalid spec.containers[0].readinessProbe.tcpSocket.port",
+            ),
+            (
+                |s| s["containers"][0]["env"] = json!([{"value": "x"}]),
+                "Required spec.containers[0].env[0].name",
+            ),
+            (
+                |s| {
+                    s["initContainers"] = json!([{"name": "i", "image": "x",
+                "readinessProbe": {"tcpSocket": {"port": 1}}}])
+                },
+                "Forbidden spec.initContainers[0].readinessProbe",
+            ),
+            (
+                |s| s["terminationGracePeriodSeconds"] = (-1).into(),
+                "Invalid spec.terminationGracePeriodSeconds",
+            ),
+            (|s| s["activeDeadlineSeconds"] = 0.into(), "Invalid spec.activeDeadlineSeconds"),
+            (|s| s["nodeSelector"] = json!({"a b": "c"}), "Invalid spec.nodeSelector"),
+            (
+                |s| s["containers"][0]["volumeMounts"] = json!([{"name": "x", "mountPath": "/x"}]),
+                "NotFound spec.containers[0].volumeMounts[0].name: Not found: \"x\"",
+            ),
+        ]);
     }
 }

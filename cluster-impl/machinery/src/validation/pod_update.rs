@@ -1,6 +1,6 @@
 //! What may change in a pod that exists: images, deadlines, more tolerations, fewer scheduling gates.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Causes, items, text};
 
@@ -40,11 +40,9 @@ pub fn pod_update(causes: &mut Causes, new: &Value, old: &Value) {
 fn deadline(causes: &mut Causes, new: &Value, old: &Value) {
     const FIELD: &str = "spec.activeDeadlineSeconds";
     match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
-        (Some(new), Some(old)) if new > old => causes.invalid(
-            FIELD,
-            new,
-            "must be less than or equal to previous value",
-        ),
+        (Some(new), Some(old)) if new > old => {
+            causes.invalid(FIELD, new, "must be less than or equal to previous value")
+        }
         (None, Some(_)) => causes.invalid(
             FIELD,
             Value::Null,
@@ -127,17 +125,17 @@ fn is_empty(value: &Value) -> bool {
 }
 
 fn first_difference(wanted: &Value, new: &Value, path: String) -> String {
-    let empty = Map::new();
     match (wanted, new) {
         (Value::Object(a), Value::Object(b)) => {
             for key in a.keys().chain(b.keys()) {
                 let (x, y) = (a.get(key), b.get(key));
-                if without_nulls(x.unwrap_or(&Value::Null)) != without_nulls(y.unwrap_or(&Value::Null)) {
+                if without_nulls(x.unwrap_or(&Value::Null))
+                    != without_nulls(y.unwrap_or(&Value::Null))
+                {
                     let value = |one: Option<&Value>| one.cloned().unwrap_or_default();
                     return first_difference(&value(x), &value(y), format!("{path}.{key}"));
                 }
             }
-            let _ = empty;
             path
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
@@ -190,27 +188,34 @@ mod tests {
             |_| {},
             |s| s["containers"][0]["image"] = "x:2".into(),
             |s| s["activeDeadlineSeconds"] = 5.into(),
-            |s| s["tolerations"][1] = json!({"key": "b", "operator": "Exists"}),
             |s| s["initContainers"] = json!([]),
+            |s| {
+                let more = json!({"key": "b", "operator": "Exists"});
+                s["tolerations"].as_array_mut().unwrap().push(more);
+            },
+            |s| s["tolerations"][0]["tolerationSeconds"] = 5.into(),
         ];
-        for change in changes.iter().skip(0).take(3).chain(&changes[4..]) {
+        for change in changes {
             assert_eq!(found(*change), Vec::<String>::new());
         }
-        let more = found(|s| {
-            s["tolerations"].as_array_mut().unwrap().push(json!({"key": "b", "operator": "Exists"}));
-        });
-        assert_eq!(more, Vec::<String>::new());
     }
 
     #[test]
     fn other_changes_are_forbidden() {
-        let cases: &[(fn(&mut Value), &str)] = &[
-            (|s| s["nodeName"] = "worker-2".into(), "Forbidden spec: Forbidden: pod updates may not"),
+        type Change = fn(&mut Value);
+        let cases: &[(Change, &str)] = &[
+            (
+                |s| s["nodeName"] = "worker-2".into(),
+                "Forbidden spec: Forbidden: pod updates may not",
+            ),
             (|s| s["containers"][0]["name"] = "b".into(), "Forbidden spec: "),
             (|s| s["terminationGracePeriodSeconds"] = 1.into(), "Forbidden spec: "),
             (|s| s["tolerations"] = json!([]), "Forbidden spec.tolerations"),
             (|s| s["containers"] = json!([{}, {}]), "Forbidden spec.containers"),
-            (|s| s["schedulingGates"] = json!([{"name": "g"}]), "Forbidden spec.schedulingGates[0]"),
+            (
+                |s| s["schedulingGates"] = json!([{"name": "g"}]),
+                "Forbidden spec.schedulingGates[0]",
+            ),
         ];
         for (change, start) in cases {
             let found = found(*change);

@@ -92,22 +92,45 @@ mod tests {
         for (resources, expected) in [
             (json!({}), None),
             (json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1000m", "memory": "1Gi"}}), None),
-            (json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}),
-                Some("Invalid r.requests: Invalid value: \"2\": must be less than or equal to cpu \
-                    limit of 1")),
-            (json!({"requests": {"cpu": "-1"}}),
-                Some("Invalid r.requests[cpu]: Invalid value: \"-1\": must be greater than or \
-                    equal to 0")),
-            (json!({"limits": {"cpus": "1"}}),
-                Some("Invalid r.limits[cpus]: Invalid value: \"cpus\": must be a standard resource \
-                    for containers")),
-            (json!({"limits": {"example.com/gpu": "1"}, "requests": {"example.com/gpu": "1"}}), None),
-            (json!({"limits": {"example.com/gpu": "2"}, "requests": {"example.com/gpu": "1"}}),
-                Some("Invalid r.requests: Invalid value: \"1\": must be equal to example.com/gpu \
-                    limit of 2")),
-            (json!({"requests": {"example.com/gpu": "1"}}),
-                Some("Required r.limits: Required value: Limit must be set for non overcommitable \
-                    resources")),
+            (
+                json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}),
+                Some(
+                    "Invalid r.requests: Invalid value: \"2\": must be less than or equal to cpu \
+                    limit of 1",
+                ),
+            ),
+            (
+                json!({"requests": {"cpu": "-1"}}),
+                Some(
+                    "Invalid r.requests[cpu]: Invalid value: \"-1\": must be greater than or \
+                    equal to 0",
+                ),
+            ),
+            (
+                json!({"limits": {"cpus": "1"}}),
+                Some(
+                    "Invalid r.limits[cpus]: Invalid value: \"cpus\": must be a standard resource \
+                    for containers",
+                ),
+            ),
+            (
+                json!({"limits": {"example.com/gpu": "1"}, "requests": {"example.com/gpu": "1"}}),
+                None,
+            ),
+            (
+                json!({"limits": {"example.com/gpu": "2"}, "requests": {"example.com/gpu": "1"}}),
+                Some(
+                    "Invalid r.requests: Invalid value: \"1\": must be equal to example.com/gpu \
+                    limit of 2",
+                ),
+            ),
+            (
+                json!({"requests": {"example.com/gpu": "1"}}),
+                Some(
+                    "Required r.limits: Required value: Limit must be set for non overcommitable \
+                    resources",
+                ),
+            ),
         ] {
             let mut causes = Causes::new();
             validate(&mut causes, &resources, "r");

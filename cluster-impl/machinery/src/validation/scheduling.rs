@@ -184,10 +184,16 @@ mod tests {
     fn tolerations_are_checked() {
         for (toleration, start) in [
             (json!({"operator": "Exists"}), None),
-            (json!({"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5}), None),
+            (
+                json!({"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5}),
+                None,
+            ),
             (json!({"key": "a", "effect": "Never"}), Some("NotSupported x[0].effect")),
             (json!({"value": "b"}), Some("Invalid x[0].operator")),
-            (json!({"key": "a", "operator": "Exists", "value": "b"}), Some("Invalid x[0].operator")),
+            (
+                json!({"key": "a", "operator": "Exists", "value": "b"}),
+                Some("Invalid x[0].operator"),
+            ),
             (json!({"key": "a", "tolerationSeconds": 5}), Some("Invalid x[0].effect")),
             (json!({"key": "a", "operator": "Like"}), Some("NotSupported x[0].operator")),
         ] {
@@ -201,17 +207,29 @@ mod tests {
     fn affinity_is_checked() {
         const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
         for (value, start) in [
-            (json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [
-                {"key": "a", "operator": "In", "values": ["b"]}]}]}}}), None),
-            (json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}),
-                Some("Required x.nodeAffinity")),
-            (json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [
-                {"key": "a", "operator": "Near"}]}]}}}), Some("Invalid x.nodeAffinity")),
+            (
+                json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "a", "operator": "In", "values": ["b"]}]}]}}}),
+                None,
+            ),
+            (
+                json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}),
+                Some("Required x.nodeAffinity"),
+            ),
+            (
+                json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "a", "operator": "Near"}]}]}}}),
+                Some("Invalid x.nodeAffinity"),
+            ),
             (json!({"podAffinity": {REQUIRED: [{"topologyKey": "kubernetes.io/hostname"}]}}), None),
             (json!({"podAntiAffinity": {REQUIRED: [{}]}}), Some("Required x.podAntiAffinity")),
-            (json!({"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            (
+                json!({"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
                 {"weight": 0, "podAffinityTerm": {"topologyKey": "a"}}]}}),
-                Some("Invalid x.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight")),
+                Some(
+                    "Invalid x.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight",
+                ),
+            ),
         ] {
             let found = found(affinity, &value);
             assert_eq!(found.len(), usize::from(start.is_some()), "{found:?}");

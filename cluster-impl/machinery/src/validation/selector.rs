@@ -11,10 +11,9 @@ pub fn validate(causes: &mut Causes, selector: &Value, field: &str) {
         let field = format!("{field}.matchExpressions[{index}]");
         let values = format!("{field}.values");
         match text(&expression["operator"]) {
-            "In" | "NotIn" if items(&expression["values"]).next().is_none() => causes.required(
-                &values,
-                "must be specified when `operator` is 'In' or 'NotIn'",
-            ),
+            "In" | "NotIn" if items(&expression["values"]).next().is_none() => {
+                causes.required(&values, "must be specified when `operator` is 'In' or 'NotIn'")
+            }
             "Exists" | "DoesNotExist" if items(&expression["values"]).next().is_some() => causes
                 .forbidden(
                     &values,
@@ -22,7 +21,11 @@ pub fn validate(causes: &mut Causes, selector: &Value, field: &str) {
                 ),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => {
-                causes.invalid(&format!("{field}.operator"), other, "not a valid selector operator");
+                causes.invalid(
+                    &format!("{field}.operator"),
+                    other,
+                    "not a valid selector operator",
+                );
             }
         }
         causes.name(&format!("{field}.key"), text(&expression["key"]), names::qualified_name);

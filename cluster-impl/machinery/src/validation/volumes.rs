@@ -44,10 +44,7 @@ fn source(causes: &mut Causes, volume: &Value, field: &str) {
         causes.required(field, "must specify a volume type");
     }
     for extra in sources.iter().skip(1) {
-        causes.forbidden(
-            &format!("{field}.{extra}"),
-            "may not specify more than 1 volume type",
-        );
+        causes.forbidden(&format!("{field}.{extra}"), "may not specify more than 1 volume type");
     }
     for (source, part) in REQUIRED.iter().filter(|(source, _)| sources.contains(source)) {
         if text(&volume[*source][*part]).is_empty() {

@@ -44,7 +44,7 @@ impl Shared {
         let next = raft.next_event();
         let result = act(&mut raft, now);
         raft.advance(now);
-        let is_sooner = raft.next_event() < next || next.is_none();
+        let is_sooner = raft.next_event().is_some_and(|at| next.is_none_or(|next| at < next));
         let changes = raft.changes;
         drop(raft);
         if is_sooner {

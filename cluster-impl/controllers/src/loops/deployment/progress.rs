@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use env::Timestamp;
-use machinery::Object;
 use machinery::kinds::DEPLOYMENT;
+use machinery::{Condition, Object, conditions};
 use serde_json::{Value, json};
 
 use super::{Rollout, count};
 use crate::rollout::bounds;
-use crate::{DecideCx, Decision, Write, conditions};
+use crate::{DecideCx, Decision, Write};
 
 /// The reason of a rollout that is complete.
 const COMPLETE: &str = "NewReplicaSetAvailable";
@@ -64,15 +64,17 @@ impl Rollout<'_> {
     fn set_available(&self, object: &mut Object, cx: &DecideCx<'_>) {
         let (_, unavailable) = bounds(self.deployment, self.replicas);
         let available = object.integer("/status/availableReplicas").unwrap_or_default();
-        let (status, why) = if available >= self.replicas - unavailable {
-            ("True", ("MinimumReplicasAvailable", "Deployment has minimum availability."))
+        let (status, reason, message) = if available >= self.replicas - unavailable {
+            ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
         } else {
             (
                 "False",
-                ("MinimumReplicasUnavailable", "Deployment does not have minimum availability."),
+                "MinimumReplicasUnavailable",
+                "Deployment does not have minimum availability.",
             )
         };
-        if conditions::set(object, "Available", status, why, &cx.now_text()) {
+        let condition = Condition { name: "Available", status, reason, message };
+        if conditions::set(object, condition, cx.now) {
             stamp(object, "Available", cx);
         }
     }
@@ -90,8 +92,9 @@ impl Rollout<'_> {
         let after = object.get("/status").cloned().unwrap_or_default();
         let reason = object
             .condition("Progressing")
-            .map(|known| conditions::text(known, "reason").to_owned())
-            .unwrap_or_default();
+            .and_then(|known| known["reason"].as_str())
+            .unwrap_or_default()
+            .to_owned();
         let set = self.new.as_ref().map_or("", |new| new.name());
         let is_complete = self.new.is_some()
             && field(&after, "updatedReplicas") == self.replicas
@@ -122,7 +125,8 @@ impl Rollout<'_> {
         } else {
             return;
         };
-        let is_new = conditions::set(object, "Progressing", status, (reason, &message), &cx.now_text());
+        let condition = Condition { name: "Progressing", status, reason, message: &message };
+        let is_new = conditions::set(object, condition, cx.now);
         if is_new || has_moved && !is_complete {
             stamp(object, "Progressing", cx);
         }
@@ -134,7 +138,7 @@ impl Rollout<'_> {
     /// Whether nothing has moved for longer than `progressDeadlineSeconds`; else asks again then.
     fn is_overdue(&self, cx: &DecideCx<'_>, decision: &mut Decision) -> bool {
         let since = self.deployment.condition("Progressing").and_then(|known| {
-            conditions::text(known, "lastUpdateTime").parse::<Timestamp>().ok()
+            known["lastUpdateTime"].as_str()?.parse::<Timestamp>().ok()
         });
         let Some(since) = since else { return false };
         let passed = Duration::try_from(cx.now.duration_since(since)).unwrap_or_default();

@@ -1,0 +1,54 @@
+//! OpenAPI v3: which fields there are, for `kubectl explain` and for validation on the client's side.
+
+use http::header;
+use machinery::{Status, openapi};
+
+use crate::accept::media_type;
+use crate::answer::Answer;
+use crate::endpoints::discovery::{tagged, tagged_bytes};
+use crate::status;
+
+const JSON: &str = "application/json";
+
+/// `/openapi/v3`: which documents there are.
+pub(crate) fn index(if_none_match: &str) -> Result<Answer, Status> {
+    Ok(tagged(JSON, &openapi::index(), if_none_match))
+}
+
+/// One document. The hash is part of its URL, so that a client may keep it for ever.
+pub(crate) fn document(path: &str, accept: &str, if_none_match: &str) -> Result<Answer, Status> {
+    let document = openapi::document(path).ok_or_else(status::no_such_path)?;
+    let serves = |clause: &str| matches!(media_type(clause), JSON | "application/*" | "*/*");
+    if !accept.trim().is_empty() && !accept.split(',').any(serves) {
+        return Err(status::not_acceptable());
+    }
+    let mut answer = tagged_bytes(JSON, document.body.clone(), &document.hash, if_none_match);
+    answer.headers.push((header::CACHE_CONTROL, "public, immutable".to_owned()));
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::Value;
+
+    use crate::testing::{World, text};
+
+    #[tokio::test(start_paused = true)]
+    async fn every_document_in_the_index_is_there() {
+        let world = World::new().await;
+        let index = world.get("/openapi/v3").await;
+        let paths = index["paths"].as_object().unwrap();
+        assert!(paths.contains_key("api/v1") && paths.contains_key("apis/apps/v1"));
+        for (path, entry) in paths {
+            let document = world.get(text(&entry["serverRelativeURL"])).await;
+            assert!(text(&document["openapi"]).starts_with("3."), "{path}");
+        }
+        let pods = "/api/v1/namespaces/{namespace}/pods/{name}";
+        let patch = &world.get("/openapi/v3/api/v1").await["paths"][pods]["patch"];
+        let names: Vec<_> = patch["parameters"].as_array().unwrap().iter().collect();
+        assert!(names.iter().any(|one| one["name"] == "fieldValidation"), "{patch}");
+        let gone = world.call(Method::GET, "/openapi/v3/apis/none/v1", &Value::Null).await;
+        assert_eq!(gone.0, 404);
+    }
+}

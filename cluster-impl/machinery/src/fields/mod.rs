@@ -1,0 +1,153 @@
+//! Fields against the schema: duplicate and unknown ones, values of the wrong shape.
+//!
+//! The steps of a write: [`parse`] the body, [`check`] it under the client's `fieldValidation`, then
+//! [`decode`] it, which refuses wrong shapes and leaves the object as upstream's structs would hold it:
+//! without nulls, without unknown fields, with canonical quantities.
+
+mod decode;
+mod duplicates;
+
+pub use decode::decode;
+pub use duplicates::parse;
+
+use serde_json::Value;
+
+use crate::schema::{Shape, TypeFact, type_of};
+use crate::{Kind, Status};
+
+/// How strictly a client wants its fields looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FieldValidation {
+    /// Unknown and duplicate fields are dropped silently.
+    Ignore,
+    /// They are dropped with a warning.
+    #[default]
+    Warn,
+    /// They are an error.
+    Strict,
+}
+
+impl FieldValidation {
+    /// The value of the query parameter `fieldValidation`; "" is the default.
+    pub fn from_query(text: &str) -> Result<Self, Status> {
+        match text {
+            "Ignore" => Ok(Self::Ignore),
+            "" | "Warn" => Ok(Self::Warn),
+            "Strict" => Ok(Self::Strict),
+            other => Err(Status::bad_request(format!(
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \
+                 \"Warn\", \"Strict\""
+            ))),
+        }
+    }
+}
+
+/// Looks for unknown fields, beside the duplicates that [`parse`] found. Answers the warnings to send, or the
+/// refusal.
+pub fn check(
+    kind: &Kind,
+    value: &Value,
+    duplicates: &[String],
+    validation: FieldValidation,
+) -> Result<Vec<String>, Status> {
+    if validation == FieldValidation::Ignore {
+        return Ok(Vec::new());
+    }
+    let mut problems = duplicates.to_vec();
+    problems.extend(unknown(kind, value));
+    if validation == FieldValidation::Warn || problems.is_empty() {
+        return Ok(problems);
+    }
+    Err(cannot_handle(kind, &format!("strict decoding error: {}", problems.join(", "))))
+}
+
+/// The unknown fields of an object, as `unknown field "spec.foo"`.
+pub fn unknown(kind: &Kind, value: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    walk_type(value, type_of(kind), "", &mut found);
+    found.into_iter().map(|path| format!("unknown field {path:?}")).collect()
+}
+
+fn walk_type(value: &Value, fact: &TypeFact, path: &str, found: &mut Vec<String>) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let path = inside(path, name);
+        match fact.field(name) {
+            None => found.push(path),
+            Some(field) => walk_shape(value, &field.shape, &path, found),
+        }
+    }
+}
+
+fn walk_shape(value: &Value, shape: &Shape, path: &str, found: &mut Vec<String>) {
+    match (shape, value) {
+        (Shape::Ref(_), Value::Object(_)) => {
+            if let Some(fact) = shape.item_type() {
+                walk_type(value, fact, path, found);
+            }
+        }
+        (Shape::List(item), Value::Array(values)) => {
+            for (index, value) in values.iter().enumerate() {
+                walk_shape(value, item, &format!("{path}[{index}]"), found);
+            }
+        }
+        (Shape::Map(item), Value::Object(values)) => {
+            for (key, value) in values {
+                walk_shape(value, item, &inside(path, key), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn inside(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// 400 in upstream's words.
+fn cannot_handle(kind: &Kind, why: &str) -> Status {
+    Status::bad_request(format!(
+        "{} in version {:?} cannot be handled as a {}: {why}",
+        kind.kind, kind.version, kind.kind
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::{DEPLOYMENT, POD};
+
+    #[test]
+    fn unknown_fields_are_named_with_their_path() {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {
+            "any": "key"}, "managedFields": [{"fieldsV1": {"f:spec": {}}}]},
+            "spec": {"containers": [{"name": "a", "imagee": "x", "resources": {"limits": {"x": 1}}}],
+                "volumes": [{"name": "v", "configMap": {"naem": "x"}}]}, "sepc": {}});
+        assert_eq!(
+            unknown(&POD, &pod),
+            [
+                "unknown field \"sepc\"",
+                "unknown field \"spec.containers[0].imagee\"",
+                "unknown field \"spec.volumes[0].configMap.naem\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn strictness_decides() {
+        let value = json!({"spec": {"replica": 3, "spec": {}}});
+        let check =
+            |validation| check(&DEPLOYMENT, &value, &["duplicate field \"x\"".into()], validation);
+        assert_eq!(check(FieldValidation::Ignore).unwrap(), Vec::<String>::new());
+        assert_eq!(check(FieldValidation::Warn).unwrap().len(), 3);
+        let refused = check(FieldValidation::Strict).unwrap_err();
+        assert_eq!(refused.code, 400);
+        assert_eq!(
+            refused.message,
+            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: \
+             duplicate field \"x\", unknown field \"spec.replica\", unknown field \"spec.spec\""
+        );
+        assert_eq!(FieldValidation::from_query("Loud").unwrap_err().code, 400);
+    }
+}

@@ -1,0 +1,225 @@
+//! `replacement-time`: when a pod of a ReplicaSet goes, another one is Ready soon.
+//!
+//! ```yaml
+//! invariants: [replacement-time]
+//! ```
+//!
+//! Within ten seconds after the deletion became visible: five to be created and scheduled, five to
+//! start (the image is present), and what its readiness probes ask to wait. Not judged while the
+//! control plane is disturbed, the ReplicaSet wants fewer pods, or no node has room. The median and
+//! the 95th percentile are told.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use shakedown_core::verdict::Verdict;
+
+use super::Invariant;
+use super::eviction::{self, PodLife};
+use crate::finding::{Finding, Judged, Timing, broken};
+use crate::scene::{Instant, PODS, REPLICA_SETS, Scene, condition, seconds};
+
+/// The invariant in the registry.
+pub(super) const INVARIANT: Invariant = Invariant {
+    name: "replacement-time",
+    promise: "a pod of a ReplicaSet that goes is replaced by a Ready one within ten seconds",
+    judge,
+};
+
+const REPLACED_US: i64 = 10_000_000;
+
+fn judge(scene: &Scene<'_>) -> Finding {
+    let pods = eviction::pods(scene);
+    let mut owned: BTreeMap<&str, Vec<&PodLife<'_>>> = BTreeMap::new();
+    for pod in pods.values() {
+        if let Some(("ReplicaSet", _, uid)) = pod.owner() {
+            owned.entry(uid).or_default().push(pod);
+        }
+    }
+    let mut timings = Vec::new();
+    let mut violations = Vec::new();
+    for pods_of_one in owned.values() {
+        for (gone, replacement) in pairs(pods_of_one) {
+            let high = REPLACED_US + replacement.map_or(0, |pod| probe_us(pod.object));
+            if is_excused(scene, &pods, (gone, replacement), high) {
+                continue;
+            }
+            let Some((doomed, _)) = gone.doomed else { continue };
+            match replacement.and_then(|pod| pod.ready) {
+                Some(ready) => {
+                    let timing =
+                        Timing::between((doomed.earliest(), doomed.at_us), ready, (0, high));
+                    if timing.is_late() {
+                        let told = timing.tell();
+                        violations.push(format!("{}: {told} (event {})", gone.key, ready.seq));
+                    }
+                    timings.push(timing);
+                }
+                None => violations.push(format!(
+                    "{} went (event {}) and nothing Ready took its place for {}",
+                    gone.key,
+                    doomed.seq,
+                    seconds(high)
+                )),
+            }
+        }
+    }
+    if timings.is_empty() && violations.is_empty() {
+        return Finding::nothing("no pod of a ReplicaSet had to be replaced");
+    }
+    tell(timings, &violations)
+}
+
+fn tell(mut timings: Vec<Timing>, violations: &[String]) -> Finding {
+    timings.sort_by_key(|timing| timing.observed_us);
+    let at = |share: usize| timings[(timings.len() - 1) * share / 100].observed_us;
+    let (verdict, message) = match timings.is_empty() || !violations.is_empty() {
+        true => (Verdict::Fail, broken(INVARIANT.promise, violations)),
+        false => (
+            Verdict::Pass,
+            format!(
+                "{} replaced: median {}, 95th percentile {}, longest {}",
+                timings.len(),
+                seconds(at(50)),
+                seconds(at(95)),
+                seconds(at(100))
+            ),
+        ),
+    };
+    let judged = Judged::new(verdict, message);
+    Finding::Judged(match timings.last() {
+        Some(longest) => judged.observed(longest),
+        None => judged.window(0, REPLACED_US, 0),
+    })
+}
+
+/// Each pod that went with the first one that was created after it and replaces no other.
+fn pairs<'p, 'a>(pods: &[&'p PodLife<'a>]) -> Vec<(&'p PodLife<'a>, Option<&'p PodLife<'a>>)> {
+    let mut gone: Vec<_> = pods.iter().filter_map(|pod| Some((pod.doomed?.0.seq, *pod))).collect();
+    gone.sort_by_key(|(seq, _)| *seq);
+    let mut created: Vec<_> = pods.to_vec();
+    created.sort_by_key(|pod| pod.created.seq);
+    let mut next = created.into_iter().peekable();
+    gone.into_iter()
+        .map(|(seq, pod)| {
+            while next.peek().is_some_and(|candidate| candidate.created.seq < seq) {
+                next.next();
+            }
+            (pod, next.next())
+        })
+        .collect()
+}
+
+fn is_excused(
+    scene: &Scene<'_>,
+    pods: &BTreeMap<&str, PodLife<'_>>,
+    (gone, replacement): (&PodLife<'_>, Option<&PodLife<'_>>),
+    high: i64,
+) -> bool {
+    let (Some((doomed, _)), Some((_, name, uid))) = (gone.doomed, gone.owner()) else {
+        return true;
+    };
+    let deadline = doomed.at_us + high;
+    let owner = format!("{}/{name}", gone.namespace());
+    let wanted = |at: Instant| {
+        let set = scene.object_at(REPLICA_SETS, &owner, at.seq)?;
+        let going = set.object["metadata"]["deletionTimestamp"].is_string();
+        (!going).then(|| set.object["spec"]["replicas"].as_u64().unwrap_or(1))
+    };
+    let Some(replicas) = wanted(doomed) else { return true };
+    // With enough others left, nothing is to be replaced.
+    let enough = eviction::owned_at(pods, uid, doomed.seq) >= replicas;
+    let fewer_soon = scene
+        .history(REPLICA_SETS, &owner)
+        .filter(|set| set.when.seq > doomed.seq && set.when.earliest() <= deadline)
+        .any(|set| wanted(set.when).is_none_or(|now| now < replicas));
+    let ready = replacement.and_then(|pod| pod.ready);
+    let unfinished = ready.is_none() && scene.end_us() <= deadline;
+    let hindered = replacement.is_some_and(|pod| {
+        condition(pod.object, "PodScheduled") == "False"
+            || pod
+                .doomed
+                .is_some_and(|(doomed, _)| ready.is_none() && doomed.earliest() <= deadline)
+            || restarts(pod.object) > 0
+    });
+    enough
+        || fewer_soon
+        || unfinished
+        || hindered
+        || scene.is_disturbed(doomed.at_us, deadline, "")
+        || scene.blind(&[PODS, REPLICA_SETS], doomed.at_us, deadline)
+        || nodes_fall(scene, doomed.at_us, deadline)
+}
+
+/// Whether a node fault took effect meanwhile: the replacement may have been put there.
+fn nodes_fall(scene: &Scene<'_>, from_us: i64, to_us: i64) -> bool {
+    scene.faults.iter().filter(|span| span.fault != "pod-delete").any(|span| {
+        span.began().is_some_and(|(began, _)| {
+            began <= to_us && began >= from_us - to_us.abs_diff(from_us) as i64 * 6
+        }) && span.over().is_none_or(|over| over >= from_us)
+    })
+}
+
+fn restarts(pod: &Value) -> u64 {
+    let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
+    statuses.into_iter().flatten().filter_map(|status| status["restartCount"].as_u64()).sum()
+}
+
+/// How long the readiness probes ask to wait.
+fn probe_us(pod: &Value) -> i64 {
+    let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
+    let of = |container: &Value| {
+        let probe = &container["readinessProbe"];
+        if probe.is_null() {
+            return 0;
+        }
+        let field = |name: &str, default: i64| probe[name].as_i64().unwrap_or(default);
+        field("initialDelaySeconds", 0) + field("periodSeconds", 10) * field("successThreshold", 1)
+    };
+    containers.into_iter().flatten().map(of).max().unwrap_or(0) * 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::testing::{Tape, kill};
+
+    const ID: &str = "invariant/replacement-time";
+
+    fn owned(pod: &mut Value, ready: bool) {
+        pod["metadata"]["ownerReferences"] =
+            json!([{"kind": "ReplicaSet", "name": "web", "uid": "uid-web", "controller": true}]);
+        let status = if ready { "True" } else { "False" };
+        pod["status"] = json!({"conditions": [{"type": "Ready", "status": status}]});
+    }
+
+    fn replaced(ready: Option<f64>) -> Tape {
+        let mut tape = Tape::new(kill());
+        tape.at(1.0).replica_set("web", 1);
+        tape.at(2.0).pod_of("a", "uid-1", |pod| owned(pod, true));
+        tape.at(10.0).pod_of("a", "uid-1", |pod| {
+            owned(pod, true);
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        });
+        tape.at(10.1).pod_of("b", "uid-2", |pod| owned(pod, false));
+        if let Some(ready) = ready {
+            tape.at(ready).pod_of("b", "uid-2", |pod| owned(pod, true));
+        }
+        tape
+    }
+
+    #[test]
+    fn soon_passes_late_or_never_fails() {
+        for (ready, verdict) in [(Some(11.0), "PASS"), (Some(20.5), "FAIL"), (None, "FAIL")] {
+            assert_eq!(replaced(ready).at(100.0).verdict(ID), verdict, "{ready:?}");
+        }
+    }
+
+    #[test]
+    fn a_set_that_wants_fewer_pods_replaces_none() {
+        let mut tape = replaced(None);
+        tape.at(12.0).replica_set("web", 0);
+        assert_eq!(tape.at(100.0).checks_with(ID), 0);
+    }
+}

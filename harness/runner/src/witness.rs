@@ -1,0 +1,369 @@
+//! The witness: an own list and watch of every watched kind, through one API server at a time.
+//!
+//! When that server dies, or lags behind because it is cut off from etcd, every watch goes on at
+//! another one from the last revision. Events that come after such a break may be older than they
+//! look: their error bound reaches back to when the server last answered a linearizable read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::{AsyncBufReadExt, StreamExt};
+use http::Request;
+use serde_json::{Value, json};
+use shakedown_core::kinds::{KINDS, Kind};
+use shakedown_core::target::Endpoint;
+use shakedown_core::timeline::{Change, What};
+use shakedown_core::world::Key;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::api::{Answer, ApiError, Call, ask, call, revision_of};
+use crate::event_loop::{Message, Sender};
+
+/// Between two linearizable reads that show that the witness' server is well.
+const PULSE: Duration = Duration::from_secs(1);
+/// After a watch ended, before the next one.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// How long after a new watch began its events may still be old ones.
+const CATCH_UP: Duration = Duration::from_secs(1);
+/// How long a server may take to begin a watch.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How many canary writes are timed.
+const CANARIES: u32 = 30;
+/// How late a canary may be seen.
+const CANARY_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the watches and the pulse share.
+struct Shared {
+    endpoints: Vec<Endpoint>,
+    began: Instant,
+    /// Which endpoint is used.
+    current: watch::Sender<usize>,
+    /// When its last read was answered, in microseconds after `began`.
+    good_us: AtomicU64,
+    /// The measured delay, in microseconds.
+    base_us: AtomicU64,
+}
+
+/// The witness of one scenario. Its tasks belong to the set that it was started in.
+pub(crate) struct Witness {
+    shared: Arc<Shared>,
+}
+
+/// How many kinds are listed before the witness sees everything.
+pub(crate) fn watched() -> usize {
+    KINDS.iter().filter(|kind| kind.is_watched).count()
+}
+
+impl Witness {
+    /// Begins to watch.
+    pub fn start(
+        tasks: &mut JoinSet<()>,
+        endpoints: Vec<Endpoint>,
+        began: Instant,
+        sender: &Sender,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            endpoints,
+            began,
+            current: watch::Sender::new(0),
+            good_us: AtomicU64::new(began.elapsed().as_micros() as u64),
+            base_us: AtomicU64::new(0),
+        });
+        for kind in KINDS.iter().filter(|kind| kind.is_watched) {
+            let stream = Stream {
+                kind,
+                shared: shared.clone(),
+                sender: sender.clone(),
+                known: BTreeMap::new(),
+            };
+            tasks.spawn(stream.run());
+        }
+        tasks.spawn(pulse(shared.clone()));
+        Self { shared }
+    }
+
+    /// The measured delay from a write to its event.
+    pub fn error(&self) -> Duration {
+        Duration::from_micros(self.shared.base_us.load(Ordering::Relaxed))
+    }
+
+    /// Takes a measured delay as the error bound of everything seen from now on.
+    pub fn set_error(&self, error: Duration) {
+        self.shared.base_us.store(error.as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn endpoint(&self) -> (usize, &Endpoint) {
+        let index = *self.current.borrow();
+        (index, &self.endpoints[index])
+    }
+
+    fn good(&self) -> Instant {
+        self.began + Duration::from_micros(self.good_us.load(Ordering::Relaxed))
+    }
+}
+
+/// Reads through the witness' server once a second; moves on when it does not answer.
+async fn pulse(shared: Arc<Shared>) {
+    let read = Call::get("/api/v1/namespaces/kube-system");
+    loop {
+        let (index, endpoint) = shared.endpoint();
+        let asked = Instant::now();
+        match ask(endpoint, &read, PULSE).await {
+            Answer::Unknown(_) => {
+                shared.current.send_replace((index + 1) % shared.endpoints.len());
+                // A refused connection is answered at once.
+                sleep(RECONNECT).await;
+            }
+            _ => {
+                let good = asked.saturating_duration_since(shared.began).as_micros() as u64;
+                shared.good_us.fetch_max(good, Ordering::Relaxed);
+                sleep(PULSE).await;
+            }
+        }
+    }
+}
+
+/// Why a watch ended.
+enum End {
+    /// It may go on where it was.
+    Broken,
+    /// The revision is gone: list anew.
+    Expired(String),
+    /// The scenario is over.
+    Closed,
+}
+
+/// The list and watch of one kind.
+struct Stream {
+    kind: &'static Kind,
+    shared: Arc<Shared>,
+    sender: Sender,
+    /// What the watch has told so far.
+    known: BTreeMap<Key, Value>,
+}
+
+impl Stream {
+    async fn run(mut self) {
+        let Some(mut revision) = self.list(None).await else { return };
+        if self.sender.send(Message::Listed).await.is_err() {
+            return;
+        }
+        let mut doubt: Option<Instant> = None;
+        loop {
+            match self.watch(&mut revision, doubt).await {
+                End::Closed => return,
+                End::Broken => {
+                    doubt = Some(self.shared.good());
+                    sleep(RECONNECT).await;
+                }
+                End::Expired(why) => {
+                    let since = self.shared.good();
+                    let gap = What::WitnessGap { kind: self.kind.id.into(), why };
+                    if self.tell(Duration::ZERO, gap).await.is_err() {
+                        return;
+                    }
+                    let Some(listed) = self.list(Some(since)).await else { return };
+                    revision = listed;
+                    doubt = Some(since);
+                }
+            }
+        }
+    }
+
+    async fn tell(
+        &self,
+        error: Duration,
+        what: What,
+    ) -> Result<(), mpsc::error::SendError<Message>> {
+        self.sender.send(Message::Saw { at: Instant::now(), error, what }).await
+    }
+
+    /// Lists, and tells what is different from what is known. `None` when the scenario is over.
+    async fn list(&mut self, since: Option<Instant>) -> Option<i64> {
+        let path = self.kind.path("", "");
+        let list = loop {
+            let (index, endpoint) = self.shared.endpoint();
+            let mut moved = self.shared.current.subscribe();
+            match ask(endpoint, &Call::get(&path), CONNECT_LIMIT).await {
+                Answer::Ok(list) => break list,
+                // A server without this kind has none of them.
+                Answer::Refused { code: 404, .. } => break json!({"items": []}),
+                _ => {
+                    if *moved.borrow_and_update() == index {
+                        sleep(RECONNECT).await;
+                    }
+                }
+            }
+        };
+        // What was there before may be as old as the run.
+        let error = Instant::now().saturating_duration_since(since.unwrap_or(self.shared.began));
+        let mut found = BTreeMap::new();
+        for object in list["items"].as_array().into_iter().flatten() {
+            found.insert(key_of(object), slim(object.clone()));
+        }
+        let gone: Vec<Value> = self
+            .known
+            .iter()
+            .filter(|(key, _)| !found.contains_key(*key))
+            .map(|(_, object)| object.clone())
+            .collect();
+        let revision = revision_of(&list);
+        for object in gone {
+            self.changed(Change::Deleted, revision, error, object).await.ok()?;
+        }
+        for (key, object) in found {
+            let change = match self.known.get(&key) {
+                Some(known) if revision_of(known) == revision_of(&object) => continue,
+                Some(_) => Change::Modified,
+                None => Change::Added,
+            };
+            self.changed(change, revision_of(&object), error, object).await.ok()?;
+        }
+        Some(revision)
+    }
+
+    async fn changed(
+        &mut self,
+        change: Change,
+        revision: i64,
+        error: Duration,
+        object: Value,
+    ) -> Result<(), mpsc::error::SendError<Message>> {
+        match change {
+            Change::Deleted => self.known.remove(&key_of(&object)),
+            _ => self.known.insert(key_of(&object), object.clone()),
+        };
+        self.tell(error, What::Object { change, kind: self.kind.id.into(), revision, object }).await
+    }
+
+    /// Watches from a revision on, until the watch ends or the witness moves to another server.
+    /// Events are in doubt, as far back as `doubt`, until the watch has caught up.
+    async fn watch(&mut self, revision: &mut i64, doubt: Option<Instant>) -> End {
+        let mut moved = self.shared.current.subscribe();
+        let index = *moved.borrow_and_update();
+        let endpoint = self.shared.endpoints[index].clone();
+        let uri = format!(
+            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={revision}&timeoutSeconds=290",
+            self.kind.path("", "")
+        );
+        let request = Request::get(uri).body(Vec::new()).expect("paths are made of checked names");
+        let reader = match timeout(CONNECT_LIMIT, endpoint.client.request_stream(request)).await {
+            Ok(Ok(reader)) => reader,
+            Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
+                return End::Expired(status.message.clone());
+            }
+            Ok(Err(_)) | Err(_) => return End::Broken,
+        };
+        let caught_up = Instant::now() + CATCH_UP;
+        let mut lines = Box::pin(reader).lines();
+        loop {
+            let line = tokio::select! {
+                biased;
+                changed = moved.changed() => match changed {
+                    Ok(()) => return End::Broken,
+                    Err(_) => return End::Closed,
+                },
+                line = lines.next() => line,
+            };
+            let Some(Ok(line)) = line else { return End::Broken };
+            let Ok(mut event) = serde_json::from_str::<Value>(&line) else { return End::Broken };
+            let object = slim(event["object"].take());
+            let change = match event["type"].as_str() {
+                Some("ADDED") => Change::Added,
+                Some("MODIFIED") => Change::Modified,
+                Some("DELETED") => Change::Deleted,
+                Some("BOOKMARK") => {
+                    *revision = revision_of(&object).max(*revision);
+                    continue;
+                }
+                _ if object["code"] == 410 => {
+                    return End::Expired(object["message"].as_str().unwrap_or("410").to_string());
+                }
+                _ => return End::Broken,
+            };
+            *revision = revision_of(&object);
+            let error = self.error(doubt.filter(|_| Instant::now() <= caught_up));
+            if self.changed(change, *revision, error, object).await.is_err() {
+                return End::Closed;
+            }
+        }
+    }
+
+    /// How much earlier than now a change may have happened.
+    fn error(&self, doubt: Option<Instant>) -> Duration {
+        let base = Duration::from_micros(self.shared.base_us.load(Ordering::Relaxed));
+        let now = Instant::now();
+        // A server that has missed a pulse and the next may have stood still since the last answer.
+        let silence = now.saturating_duration_since(self.shared.good());
+        let silence = if silence > PULSE * 2 { silence } else { Duration::ZERO };
+        let doubt = doubt.map(|since| now.saturating_duration_since(since)).unwrap_or_default();
+        base + silence.max(doubt)
+    }
+}
+
+fn key_of(object: &Value) -> Key {
+    let text =
+        |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string();
+    (text("/metadata/namespace"), text("/metadata/name"))
+}
+
+/// Without what nobody asks for and what fills timelines.
+fn slim(mut object: Value) -> Value {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    object
+}
+
+/// Times canary writes from their call to the witness' event, and gives each delay. `seen` waits until
+/// the witness has seen a revision of the canary.
+pub(crate) struct Canary<'a> {
+    /// Where it is written.
+    pub endpoints: &'a [Endpoint],
+    /// Where it lives.
+    pub namespace: &'a str,
+}
+
+/// The canary's name.
+pub(crate) const CANARY: &str = "shakedown-canary";
+
+impl Canary<'_> {
+    /// How many are written.
+    pub const COUNT: u32 = CANARIES;
+    /// How late each may be seen.
+    pub const LIMIT: Duration = CANARY_LIMIT;
+
+    fn path(&self, name: &str) -> String {
+        Kind::of_word("configmap").expect("configmaps are a kind").path(self.namespace, name)
+    }
+
+    /// Writes it once more; its revision.
+    pub async fn write(&self, round: u32) -> Result<i64, ApiError> {
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CANARY},
+            "data": {"round": round.to_string()},
+        });
+        let answer = match round {
+            0 => call(self.endpoints, &Call::create(self.path(""), object)).await?,
+            _ => {
+                call(
+                    self.endpoints,
+                    &Call::patch(self.path(CANARY), json!({"data": {"round": round.to_string()}})),
+                )
+                .await?
+            }
+        };
+        Ok(revision_of(&answer))
+    }
+
+    /// Deletes it.
+    pub async fn delete(&self) -> Result<(), ApiError> {
+        call(self.endpoints, &Call::delete(self.path(CANARY), json!({}))).await.map(|_| ())
+    }
+}

@@ -1,0 +1,413 @@
+//! Clients that read and write ConfigMaps all the while, and watches that follow them.
+//!
+//! Every value is written once only, so that what is read tells which write it saw. A client keeps to
+//! one API server until that one gives no definite answer. What is answered late or by a 5xx may have
+//! happened: its outcome is `Unknown`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{AsyncBufReadExt, StreamExt};
+use http::Request;
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use shakedown_core::kinds::Kind;
+use shakedown_core::plan::Workload;
+use shakedown_core::target::Endpoint;
+use shakedown_core::timeline::{Change, Operation, Outcome, What};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::api::{Answer, Call, ask, revision_of};
+use crate::event_loop::{Message, Sender};
+use crate::run::{Session, Stop};
+
+/// How long a client waits for an answer: longer than an election, shorter than a fault.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// How long a read that must come takes at most, after everything was healed.
+const LAST_READ_LIMIT: Duration = Duration::from_secs(60);
+/// How long a watch is followed before it is closed and resumed, at least and at most, in milliseconds.
+const FOLLOW_MS: (u64, u64) = (3_000, 12_000);
+/// After a watch ended by itself.
+const RECONNECT: Duration = Duration::from_millis(200);
+
+/// What every client has.
+struct Client {
+    id: u32,
+    namespace: String,
+    endpoints: Vec<Endpoint>,
+    home: usize,
+    began: Instant,
+    random: ChaCha8Rng,
+    sender: Sender,
+    stop: watch::Receiver<bool>,
+}
+
+/// The loop is gone, or the workload is to end.
+struct Over;
+
+impl Session<'_> {
+    /// Starts the workload's clients.
+    pub(crate) fn start_work(&mut self) {
+        let Some(workload) = &self.plan.workload else { return };
+        let shares: u32 = workload.mix.values().sum();
+        let watching = workload.mix.get("watch").copied().unwrap_or(0);
+        let watchers = match watching {
+            0 => 0,
+            _ => (workload.clients * watching / shares.max(1)).clamp(1, workload.clients),
+        };
+        for id in 0..workload.clients + watchers {
+            let client = Client {
+                id,
+                namespace: self.namespace.clone(),
+                endpoints: self.endpoints.clone(),
+                home: id as usize % self.endpoints.len().max(1),
+                began: self.events.recorder.began(),
+                random: ChaCha8Rng::seed_from_u64(self.random.next_u64()),
+                sender: self.events.sender(),
+                stop: self.stop_work.subscribe(),
+            };
+            if id < workload.clients {
+                self.workers.spawn(write(client, workload.clone()));
+            } else {
+                self.workers.spawn(follow(client));
+            }
+        }
+    }
+
+    /// Reads every object of the workload once more, now that nothing is broken.
+    pub(crate) async fn read_all(&mut self) -> Result<(), Stop> {
+        let Some(workload) = self.plan.workload.clone() else { return Ok(()) };
+        let client = workload.clients * 2;
+        let endpoints = self.endpoints.clone();
+        for number in 0..workload.keys {
+            let name = key_name(number);
+            let call = Call::get(path(&self.namespace, &name));
+            let call_us = self.events.now_us();
+            let work = async {
+                let mut turn = 0;
+                loop {
+                    let endpoint = &endpoints[turn % endpoints.len()];
+                    let answer = ask(endpoint, &call, ANSWER_LIMIT).await;
+                    if !matches!(answer, Answer::Unknown(_)) {
+                        return (endpoint.node.clone(), answer);
+                    }
+                    turn += 1;
+                    sleep(RECONNECT).await;
+                }
+            };
+            let Some((server, answer)) = self.events.drive(LAST_READ_LIMIT, work).await? else {
+                return Err(Stop::failed(
+                    "reading the workload's objects",
+                    "no API server answers",
+                ));
+            };
+            let operation = Operation {
+                client,
+                server,
+                verb: "get".into(),
+                key: format!("{}/{name}", self.namespace),
+                value: None,
+                expected: None,
+                call_us,
+                outcome: outcome(answer, "get"),
+            };
+            self.events.note(What::Operation(operation))?;
+        }
+        Ok(())
+    }
+}
+
+fn key_name(number: u32) -> String {
+    format!("work-{number:04}")
+}
+
+fn path(namespace: &str, name: &str) -> String {
+    Kind::of_word("configmap").expect("configmaps are a kind").path(namespace, name)
+}
+
+fn value_of(object: &Value) -> Option<String> {
+    Some(object.pointer("/data/value")?.as_str()?.to_string())
+}
+
+fn outcome(answer: Answer, verb: &str) -> Outcome {
+    match answer {
+        Answer::Ok(object) => {
+            Outcome::Ok { revision: revision_of(&object), value: value_of(&object) }
+        }
+        // That there is nothing is an answer to a read.
+        Answer::Refused { code: 404, .. } if verb == "get" => {
+            Outcome::Ok { revision: 0, value: None }
+        }
+        Answer::Refused { code, reason, .. } => Outcome::Refused { code, reason },
+        Answer::Unknown(why) => Outcome::Unknown { why },
+    }
+}
+
+impl Client {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random.next_u64() % bound.max(1)
+    }
+
+    fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoints[self.home]
+    }
+
+    fn move_on(&mut self) {
+        self.home = (self.home + 1) % self.endpoints.len();
+    }
+
+    async fn tell(&self, what: What) -> Result<(), Over> {
+        let message = Message::Saw { at: Instant::now(), error: Duration::ZERO, what };
+        self.sender.send(message).await.map_err(|_| Over)
+    }
+
+    /// Sleeps, unless the workload ends.
+    async fn rest(&mut self, time: Duration) -> Result<(), Over> {
+        if *self.stop.borrow() {
+            return Err(Over);
+        }
+        tokio::select! {
+            biased;
+            _ = self.stop.changed() => Err(Over),
+            () = sleep(time) => Ok(()),
+        }
+    }
+}
+
+/// A client that reads and writes at its rate.
+async fn write(mut client: Client, workload: Workload) {
+    let verbs: Vec<(String, u32)> =
+        workload.mix.into_iter().filter(|(verb, share)| verb != "watch" && *share > 0).collect();
+    let shares: u64 = verbs.iter().map(|(_, share)| u64::from(*share)).sum();
+    let pace_us = (1e6 * f64::from(workload.clients) / workload.rate).max(1.0) as u64;
+    let mut known: BTreeMap<u32, i64> = BTreeMap::new();
+    let mut count = 0;
+    loop {
+        // Between half and one and a half times the pace, so that clients do not march in step.
+        let pause = pace_us / 2 + client.below(pace_us);
+        if client.rest(Duration::from_micros(pause)).await.is_err() {
+            return;
+        }
+        let mut draw = client.below(shares);
+        let drawn = verbs.iter().find(|(_, share)| {
+            let is_it = draw < u64::from(*share);
+            draw = draw.saturating_sub(u64::from(*share));
+            is_it
+        });
+        let Some((verb, _)) = drawn else { return };
+        let number = client.below(u64::from(workload.keys)) as u32;
+        count += 1;
+        let value = format!("{}-{count}", client.id);
+        if operate(&mut client, verb, number, value, &mut known).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One operation; the client remembers the revision that it last saw of each object.
+async fn operate(
+    client: &mut Client,
+    verb: &str,
+    number: u32,
+    value: String,
+    known: &mut BTreeMap<u32, i64>,
+) -> Result<(), Over> {
+    let name = key_name(number);
+    let object_path = path(&client.namespace, &name);
+    // What was never seen cannot be updated with a precondition: it is read instead.
+    let (verb, expected) = match (verb, known.get(&number)) {
+        ("update" | "delete", None) => ("get", None),
+        ("update" | "delete", Some(revision)) => (verb, Some(*revision)),
+        _ => (verb, None),
+    };
+    let mut object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": client.namespace}, "data": {"value": value},
+    });
+    let call = match verb {
+        "create" => Call::create(path(&client.namespace, ""), object),
+        "update" => {
+            object["metadata"]["resourceVersion"] = json!(expected.map(|e| e.to_string()));
+            Call::update(object_path, object)
+        }
+        "delete" => {
+            let condition = json!({"resourceVersion": expected.map(|e| e.to_string())});
+            Call::delete(object_path, json!({"preconditions": condition}))
+        }
+        _ => Call::get(object_path),
+    };
+    let call_us = client.now_us();
+    let server = client.endpoint().node.clone();
+    let answer = ask(client.endpoint(), &call, ANSWER_LIMIT).await;
+    let outcome = outcome(answer, verb);
+    match (&outcome, verb) {
+        (Outcome::Ok { revision, value: Some(_) }, "create" | "update" | "get") => {
+            known.insert(number, *revision);
+        }
+        // Somebody else has changed it, or nobody knows: what was seen is of no use any more.
+        _ => {
+            known.remove(&number);
+        }
+    }
+    if matches!(outcome, Outcome::Unknown { .. }) {
+        client.move_on();
+    }
+    let operation = Operation {
+        client: client.id,
+        server,
+        verb: verb.to_string(),
+        key: format!("{}/{name}", client.namespace),
+        value: matches!(verb, "create" | "update").then_some(value),
+        expected,
+        call_us,
+        outcome,
+    };
+    client.tell(What::Operation(operation)).await
+}
+
+/// Where a watch stands.
+#[derive(Default)]
+struct Standing {
+    stream: u32,
+    revision: i64,
+    /// What the list before the next watch contained.
+    listed: Option<BTreeMap<String, i64>>,
+}
+
+/// A client that lists once and then watches, closes, and resumes where it was, perhaps elsewhere.
+async fn follow(mut client: Client) {
+    let mut standing = Standing::default();
+    loop {
+        // Revision 0 is never reached: it stands for nowhere.
+        while standing.revision == 0 {
+            match list(&mut client).await {
+                Ok(Some((revision, listed))) => {
+                    standing.revision = revision;
+                    standing.listed = Some(listed);
+                }
+                Ok(None) => {}
+                Err(Over) => return,
+            }
+        }
+        standing.stream += 1;
+        let began = (client.endpoint().node.clone(), standing.listed.take());
+        let started = What::WatchStream {
+            client: client.id,
+            stream: standing.stream,
+            server: began.0.clone(),
+            revision: standing.revision,
+            state: "began".into(),
+            listed: began.1,
+        };
+        if client.tell(started).await.is_err() {
+            return;
+        }
+        let Ok(end) = watch_once(&mut client, &mut standing).await else { return };
+        let (is_own, is_expired) = (end == "closed", end.starts_with("410"));
+        let ended = What::WatchStream {
+            client: client.id,
+            stream: standing.stream,
+            server: began.0,
+            revision: standing.revision,
+            state: end,
+            listed: None,
+        };
+        if client.tell(ended).await.is_err() {
+            return;
+        }
+        if is_expired {
+            standing.revision = 0;
+        }
+        // Half of the watches that it closed itself go on elsewhere.
+        if !is_own || client.below(2) == 0 {
+            client.move_on();
+        }
+        if client.rest(RECONNECT).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Lists once; `None` if there was no answer.
+async fn list(client: &mut Client) -> Result<Option<(i64, BTreeMap<String, i64>)>, Over> {
+    let call = Call::get(path(&client.namespace, ""));
+    let Answer::Ok(list) = ask(client.endpoint(), &call, ANSWER_LIMIT).await else {
+        client.move_on();
+        client.rest(RECONNECT).await?;
+        return Ok(None);
+    };
+    let items = list["items"].as_array().into_iter().flatten();
+    let listed = items.map(|item| (key_of(item), revision_of(item))).collect();
+    Ok(Some((revision_of(&list), listed)))
+}
+
+fn key_of(object: &Value) -> String {
+    let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    format!("{}/{}", text("/metadata/namespace"), text("/metadata/name"))
+}
+
+/// Follows one watch until it ends or its time is over; tells why it ended.
+async fn watch_once(client: &mut Client, standing: &mut Standing) -> Result<String, Over> {
+    let uri = format!(
+        "{}?watch=true&allowWatchBookmarks=true&resourceVersion={}",
+        path(&client.namespace, ""),
+        standing.revision
+    );
+    let request = Request::get(uri).body(Vec::new()).expect("paths are made of checked names");
+    let server = client.endpoint().client.clone();
+    let reader = match timeout(ANSWER_LIMIT, server.request_stream(request)).await {
+        Ok(Ok(reader)) => reader,
+        Ok(Err(kube::Error::Api(status))) => {
+            return Ok(format!("{} {}", status.code, status.message));
+        }
+        Ok(Err(error)) => return Ok(error.to_string()),
+        Err(_) => return Ok("no answer".into()),
+    };
+    let (least, most) = FOLLOW_MS;
+    let follow = Duration::from_millis(least + client.below(most - least));
+    let closes = Instant::now() + follow;
+    let mut lines = Box::pin(reader).lines();
+    loop {
+        let line = tokio::select! {
+            biased;
+            _ = client.stop.changed() => return Ok("closed".into()),
+            line = lines.next() => line,
+            () = tokio::time::sleep_until(closes) => return Ok("closed".into()),
+        };
+        let event: Value = match line {
+            None => return Ok("ended by the server".into()),
+            Some(Err(error)) => return Ok(error.to_string()),
+            Some(Ok(line)) => match serde_json::from_str(&line) {
+                Ok(event) => event,
+                Err(error) => return Ok(format!("torn: {error}")),
+            },
+        };
+        let object = &event["object"];
+        let change = match event["type"].as_str() {
+            Some("ADDED") => Change::Added,
+            Some("MODIFIED") => Change::Modified,
+            Some("DELETED") => Change::Deleted,
+            Some("BOOKMARK") => {
+                standing.revision = revision_of(object).max(standing.revision);
+                continue;
+            }
+            _ => return Ok(format!("{} {}", object["code"], object["message"])),
+        };
+        standing.revision = revision_of(object);
+        let delivered = What::Delivered {
+            client: client.id,
+            stream: standing.stream,
+            change,
+            key: key_of(object),
+            revision: standing.revision,
+            value: value_of(object),
+        };
+        client.tell(delivered).await?;
+    }
+}

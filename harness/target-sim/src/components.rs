@@ -1,0 +1,121 @@
+//! How each component is started as a process of the simulated world.
+
+use std::sync::Arc;
+
+use apiclient::ApiClient;
+use apiserver::{ApiServer, User};
+use env::{Env, Gate};
+use kubelet::MachineFacts;
+use kubelet::runtimes::staged::Answers;
+use shakedown_core::lever::Component;
+use shakedown_core::target::Role;
+
+use crate::link::Link;
+use crate::node::{Life, Node};
+use crate::observe;
+use crate::world::World;
+
+impl World {
+    /// Starts a component. What it does from then on is in its [`Life`].
+    pub(crate) fn launch(self: &Arc<Self>, node: &Arc<Node>, component: Component, identity: String) -> Life {
+        let gate = Gate::default();
+        let env = self.env(node.name(), component, Some(gate.clone()));
+        let mut life = Life::new(identity, gate, env.clone());
+        match component {
+            Component::Etcd => self.etcd.set_up(node.index, true),
+            Component::Containerd => {
+                if let Some(runtime) = &node.runtime {
+                    runtime.set_answers(Answers::Normally);
+                }
+            }
+            Component::KubeApiserver => self.launch_api_server(node, &mut life),
+            Component::KubeControllerManager => self.launch_controllers(node, &mut life),
+            Component::KubeScheduler => self.launch_scheduler(node, &mut life),
+            Component::Kubelet => self.launch_kubelet(node, &mut life),
+        }
+        life
+    }
+
+    fn launch_api_server(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
+        let mut config = apiserver::Config::new(node.name());
+        let toleration_s =
+            i64::try_from(self.parameters.toleration.as_secs()).unwrap_or(i64::MAX);
+        config.not_ready_toleration_s = toleration_s;
+        config.unreachable_toleration_s = toleration_s;
+        let (observers, name) = (self.observers.clone(), node.name().to_owned());
+        config.audit = Some(Arc::new(move |line| observers.tell(observe::audit(&name, line))));
+        let store = self.etcd.member(node.index);
+        let server = ApiServer::new(life.env.clone(), store, config);
+        life.server = Some(server.clone());
+        run(life, server.run());
+    }
+
+    fn launch_controllers(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
+        let client = self.client(node, &User::new("system:kube-controller-manager", &[]));
+        let identity = format!("{}_{}", node.name(), life.env.uid());
+        let mut config = controllers::Config::new(&identity);
+        config.node_monitor_period = self.parameters.monitor;
+        config.node_monitor_grace_period = self.parameters.grace;
+        self.elect(&mut config.elector);
+        run(life, controllers::run(life.env.clone(), client, config));
+    }
+
+    fn launch_scheduler(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
+        let client = self.client(node, &User::new("system:kube-scheduler", &[]));
+        let identity = format!("{}_{}", node.name(), life.env.uid());
+        let mut config = scheduler::Config::new(&identity);
+        self.elect(&mut config.elector);
+        run(life, scheduler::run(life.env.clone(), client, config));
+    }
+
+    fn elect(&self, elector: &mut apiclient::ElectorConfig) {
+        elector.lease_duration = self.parameters.lease;
+        elector.renew_deadline = self.parameters.renew;
+        elector.retry_period = self.parameters.retry;
+    }
+
+    fn launch_kubelet(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
+        let Some(runtime) = node.runtime.clone() else { return };
+        let user = User::new(&format!("system:node:{}", node.name()), &["system:nodes"]);
+        let client = self.client(node, &user);
+        let machine = MachineFacts::simulated(node.name(), node.lock().boots);
+        let mut config = kubelet::Config::new(node.name(), &node.fact.address, machine);
+        config.heartbeat = self.parameters.heartbeat;
+        life.health = Some(config.health.clone());
+        run(life, kubelet::run(life.env.clone(), client, runtime, config));
+    }
+
+    /// A client on a node: it asks the API server of its own node first, or that of its turn.
+    fn client(self: &Arc<Self>, node: &Arc<Node>, user: &User) -> ApiClient {
+        let servers = self.names(Role::ControlPlane);
+        let first = node.index % servers.len();
+        let in_turn = servers.iter().cycle().skip(first).take(servers.len());
+        ApiClient::new(in_turn.map(|to| self.kube_client(node.name(), to, user)).collect())
+    }
+
+    /// A client of one API server.
+    pub(crate) fn kube_client(self: &Arc<Self>, from: &str, to: &str, user: &User) -> kube::Client {
+        let link = Link {
+            world: self.clone(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            user: user.clone(),
+        };
+        kube::Client::new(link, "default")
+    }
+
+    /// The surroundings of a component's process.
+    pub(crate) fn env(&self, node: &str, component: Component, gate: Option<Gate>) -> Env {
+        let machine = self.machines[&(node.to_owned(), component)].clone();
+        Env::new(machine, gate).with_sabotages(&self.sabotages)
+    }
+}
+
+/// Runs a process's main function; when it returns, the process is over.
+fn run(life: &mut Life, main: impl Future<Output = ()> + Send + 'static) {
+    let ended = life.ended.clone();
+    life.spawn(async move {
+        main.await;
+        ended.notify_one();
+    });
+}

@@ -1,0 +1,338 @@
+//! The simulated world: etcd members, nodes, the network, and what can be done to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use env::{Env, Gate, Sabotage, SimMachine, Timestamp};
+use futures::StreamExt;
+use kubelet::runtimes::staged::{Answers, StagedRuntime};
+use shakedown_core::lever::{Component, ProcessState, Traffic};
+use shakedown_core::target::{NodeFact, Parameters, Role};
+use shakedown_core::timeline::What;
+use storage::memory::{MemoryCluster, MemoryConfig};
+use tokio::sync::Notify;
+
+use crate::limits::Meter;
+use crate::net::Net;
+use crate::node::{Life, Node, components};
+use crate::observe::{self, MembersSeen, Observers};
+
+/// When every simulation begins: 2025-01-01T00:00:00Z.
+const EPOCH_S: i64 = 1_735_689_600;
+
+/// What a world is made of.
+pub(crate) struct Blueprint<'a> {
+    pub(crate) seed: u64,
+    pub(crate) control_planes: u32,
+    pub(crate) workers: u32,
+    pub(crate) parameters: Parameters,
+    pub(crate) sabotages: &'a [Sabotage],
+}
+
+/// The simulated world.
+pub(crate) struct World {
+    /// The world's own surroundings: behind no gate.
+    pub(crate) env: Env,
+    pub(crate) parameters: Parameters,
+    pub(crate) sabotages: Vec<Sabotage>,
+    /// The machine under each process: its clock and its randomness go on when the process restarts.
+    pub(crate) machines: BTreeMap<(String, Component), Arc<SimMachine>>,
+    pub(crate) etcd: MemoryCluster,
+    pub(crate) nodes: BTreeMap<String, Arc<Node>>,
+    pub(crate) net: Net,
+    pub(crate) observers: Arc<Observers>,
+    pub(crate) meter: Arc<Meter>,
+}
+
+/// The nodes, control plane first.
+fn facts(blueprint: &Blueprint<'_>) -> Vec<NodeFact> {
+    let of = |role: Role, word: &'static str, count: u32, subnet: u32| {
+        (1..=count).map(move |number| NodeFact {
+            name: format!("{word}-{number}"),
+            role,
+            address: format!("10.0.{subnet}.{number}"),
+        })
+    };
+    of(Role::ControlPlane, "cp", blueprint.control_planes, 1)
+        .chain(of(Role::Worker, "worker", blueprint.workers, 2))
+        .collect()
+}
+
+impl World {
+    /// A world whose nodes have power and run nothing yet.
+    pub(crate) fn new(blueprint: &Blueprint<'_>) -> Arc<Self> {
+        let epoch = Timestamp::from_second(EPOCH_S).expect("2025 is a year");
+        let machine = |name: &str| Arc::new(SimMachine::new(blueprint.seed, name, epoch));
+        let env = Env::new(machine("world"), None).with_sabotages(blueprint.sabotages);
+        let facts = facts(blueprint);
+        let machines: BTreeMap<(String, Component), Arc<SimMachine>> = facts
+            .iter()
+            .flat_map(|fact| components(fact.role).iter().map(|part| (fact.name.clone(), *part)))
+            .map(|(node, part)| ((node.clone(), part), machine(&format!("{node}/{part}"))))
+            .collect();
+        let members = usize::try_from(blueprint.control_planes).expect("a handful");
+        let config =
+            MemoryConfig { election: blueprint.parameters.election, ..MemoryConfig::default() };
+        let etcd = MemoryCluster::with_config(env.clone(), members, config);
+        (0..members).for_each(|member| etcd.set_up(member, false));
+        let observers = Arc::new(Observers::default());
+        let mut counts = BTreeMap::new();
+        let nodes = facts
+            .into_iter()
+            .map(|fact| {
+                let index = counts.entry(fact.role).or_insert(0_usize);
+                let gate = Gate::default();
+                let runtime = (fact.role == Role::Worker).then(|| {
+                    let machine = machines[&(fact.name.clone(), Component::Containerd)].clone();
+                    runtime(&fact.name, Env::new(machine, Some(gate.clone())), &observers)
+                });
+                let node = Arc::new(Node::new(fact, *index, gate, runtime));
+                *index += 1;
+                (node.name().to_owned(), node)
+            })
+            .collect();
+        Arc::new(Self {
+            net: Net::new(env.entropy("network")),
+            env,
+            parameters: blueprint.parameters,
+            sabotages: blueprint.sabotages.to_vec(),
+            machines,
+            etcd,
+            nodes,
+            observers,
+            meter: Meter::current(),
+        })
+    }
+
+    /// A node.
+    pub(crate) fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.get(name)
+    }
+
+    /// The names of the nodes of one role, in order.
+    pub(crate) fn names(&self, role: Role) -> Vec<String> {
+        let mut nodes: Vec<_> = self.nodes.values().filter(|node| node.fact.role == role).collect();
+        nodes.sort_by_key(|node| node.index);
+        nodes.into_iter().map(|node| node.name().to_owned()).collect()
+    }
+
+    /// Starts a component; what is answered is told when it is over.
+    pub(crate) fn start(self: &Arc<Self>, node: &Arc<Node>, component: Component) -> Arc<Notify> {
+        let pid = node.change(|inner| {
+            inner.pids += 1;
+            inner.pids
+        });
+        let identity = format!("{pid}@{}", self.env.now().as_microsecond());
+        let life = self.launch(node, component, identity.clone());
+        let ended = life.ended.clone();
+        node.change(|inner| {
+            inner.processes.get_mut(&component).expect("a node's own component").life = Some(life);
+        });
+        self.tell_process(node, component);
+        ended
+    }
+
+    /// Ends a component's process, if there is one.
+    pub(crate) fn end(&self, node: &Node, component: Component) {
+        let life: Option<Life> =
+            node.change(|inner| inner.processes.get_mut(&component)?.life.take());
+        let Some(life) = life else { return };
+        life.gate.kill();
+        match component {
+            Component::Etcd => self.etcd.set_up(node.index, false),
+            Component::Containerd => {
+                if let Some(runtime) = &node.runtime {
+                    runtime.set_answers(Answers::Refused);
+                }
+            }
+            _ => {}
+        }
+        self.tell_process(node, component);
+        life.ended.notify_one();
+    }
+
+    /// Holds a component down, or lets it be started again.
+    pub(crate) fn hold(&self, node: &Node, component: Component, is_held: bool) {
+        node.change(|inner| process(inner, component).is_held = is_held);
+    }
+
+    /// SIGSTOP and SIGCONT.
+    pub(crate) fn stop(&self, node: &Node, component: Component, is_stopped: bool) {
+        // A signal is lost on a process that is not there.
+        let is_changed = node.change(|inner| {
+            let process = process(inner, component);
+            let takes = process.life.is_some() || !is_stopped;
+            if takes {
+                process.is_stopped = is_stopped;
+            }
+            takes
+        });
+        if is_changed {
+            self.settle(node);
+            self.tell_process(node, component);
+        }
+    }
+
+    /// Freezes or thaws everything on a node.
+    pub(crate) fn pause(&self, node: &Node, is_paused: bool) {
+        node.change(|inner| inner.is_paused = is_paused && inner.is_on);
+        self.settle(node);
+        for component in components(node.fact.role) {
+            if node.process(*component).0 != ProcessState::Absent {
+                self.tell_process(node, *component);
+            }
+        }
+    }
+
+    /// Takes the node's power: all on it ends at once; its disk stays.
+    pub(crate) fn power_off(&self, node: &Node) {
+        if !node.change(|inner| std::mem::replace(&mut inner.is_on, false)) {
+            return;
+        }
+        if let Some(runtime) = &node.runtime {
+            runtime.power_off();
+        }
+        for component in components(node.fact.role) {
+            node.change(|inner| {
+                inner.is_paused = false;
+                let process = process(inner, *component);
+                (process.is_stopped, process.is_held) = (false, false);
+            });
+            self.end(node, *component);
+        }
+        node.lock().gate.kill();
+        self.net.forget(node.name());
+        self.join_members();
+    }
+
+    /// Gives the node its power back.
+    pub(crate) fn power_on(&self, node: &Node) {
+        if node.lock().is_on {
+            return;
+        }
+        let gate = Gate::default();
+        if let Some(runtime) = &node.runtime {
+            runtime.power_on(self.env(node.name(), Component::Containerd, Some(gate.clone())));
+            // Until containerd has been started.
+            runtime.set_answers(Answers::Refused);
+        }
+        node.change(|inner| {
+            inner.is_on = true;
+            inner.boots += 1;
+            inner.started = tokio::time::Instant::now();
+            inner.gate = gate;
+        });
+    }
+
+    /// Freezes and thaws what no gate is in front of.
+    fn settle(&self, node: &Node) {
+        match node.fact.role {
+            Role::ControlPlane => {
+                let is_frozen = node.lock().is_frozen(Component::Etcd);
+                self.etcd.set_frozen(node.index, is_frozen);
+            }
+            Role::Worker => {
+                let Some(runtime) = &node.runtime else { return };
+                let inner = node.lock();
+                if inner.processes[&Component::Containerd].life.is_some() {
+                    let is_frozen = inner.is_frozen(Component::Containerd);
+                    drop(inner);
+                    runtime.set_answers(match is_frozen {
+                        true => Answers::Never,
+                        false => Answers::Normally,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Opens and cuts the ways between etcd members as the network has it.
+    pub(crate) fn join_members(&self) {
+        let names = self.names(Role::ControlPlane);
+        for (at, from) in names.iter().enumerate() {
+            for (to_at, to) in names.iter().enumerate().filter(|(_, to)| *to != from) {
+                let is_open = self.net.is_open(from, to, Traffic::EtcdPeer);
+                self.etcd.set_link(at, to_at, is_open);
+            }
+        }
+    }
+
+    fn tell_process(&self, node: &Node, component: Component) {
+        self.observers.tell(self.process_fact(node, component));
+    }
+
+    fn process_fact(&self, node: &Node, component: Component) -> What {
+        let (state, identity, _) = node.process(component);
+        What::Process { node: node.name().to_owned(), component, state, identity }
+    }
+
+    /// What an observer is told first: everything as it is.
+    pub(crate) fn present(&self) -> Vec<What> {
+        let mut present = Vec::new();
+        for node in self.nodes.values() {
+            for component in components(node.fact.role) {
+                present.push(self.process_fact(node, *component));
+            }
+            let running = node.runtime.iter().flat_map(|runtime| runtime.running());
+            present.extend(running.map(|change| What::Container {
+                node: node.name().to_owned(),
+                running: true,
+                container: observe::fact(&change),
+            }));
+            if node.fact.role == Role::ControlPlane
+                && let Some(status) = self.etcd.status(node.index)
+            {
+                present.push(observe::member(node.name(), &status));
+            }
+        }
+        present
+    }
+
+    /// Tells of every change among the etcd members, for ever.
+    pub(crate) async fn watch_members(self: Arc<Self>) {
+        let mut changes = self.etcd.changes();
+        let mut seen = MembersSeen::default();
+        let names = self.names(Role::ControlPlane);
+        while changes.next().await.is_some() {
+            for (index, name) in names.iter().enumerate() {
+                if let Some(what) = seen.news(name, self.etcd.status(index)) {
+                    self.observers.tell(what);
+                }
+            }
+        }
+    }
+
+    /// What a run may leave behind; nothing when all is healed.
+    pub(crate) fn leftovers(&self) -> BTreeMap<String, String> {
+        let cuts = self.net.cuts().into_iter().map(|(id, cut)| {
+            let (from, to) = (cut.from.join(", "), cut.to.join(", "));
+            (format!("cut {id}"), format!("{from} -> {to} ({:?})", cut.traffic))
+        });
+        self.nodes.values().flat_map(|node| node.leftovers()).chain(cuts).collect()
+    }
+
+    /// Ends every process.
+    pub(crate) fn end_all(&self) {
+        for node in self.nodes.values() {
+            self.power_off(node);
+        }
+    }
+}
+
+fn process(inner: &mut crate::node::Inner, component: Component) -> &mut crate::node::Process {
+    inner.processes.get_mut(&component).expect("asked only for a node's own components")
+}
+
+/// A worker's container runtime, whose changes are observed.
+fn runtime(node: &str, env: Env, observers: &Arc<Observers>) -> Arc<StagedRuntime> {
+    let runtime = StagedRuntime::new(env);
+    let (node, observers) = (node.to_owned(), observers.clone());
+    runtime.on_change(move |change| {
+        observers.tell(What::Container {
+            node: node.clone(),
+            running: change.exit_code.is_none(),
+            container: observe::fact(change),
+        });
+    });
+    runtime
+}
