@@ -103,8 +103,8 @@ pub(crate) fn render(answer: Result<Answer, Status>, style: Style) -> Response<B
 /// A `Status` as an answer.
 pub(crate) fn refuse(status: &Status) -> Response<Body> {
     let mut response = Response::new(Body::whole(status.to_value().to_string()));
-    *response.status_mut() = http::StatusCode::from_u16(status.code)
-        .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(status.code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     if let Some(after_s) = status.details["retryAfterSeconds"].as_u64() {
@@ -177,11 +177,14 @@ fn write_content(out: &mut Vec<u8>, content: Content, style: Style) -> Result<()
             }
             Form::Metadata => {
                 let objects = objects(&list.items)?;
-                write_json(out, &json!({
-                    "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                    "metadata": list_metadata(&list),
-                    "items": objects.iter().map(|one| partial(one, "v1")).collect::<Vec<_>>(),
-                }));
+                write_json(
+                    out,
+                    &json!({
+                        "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+                        "metadata": list_metadata(&list),
+                        "items": objects.iter().map(|one| partial(one, "v1")).collect::<Vec<_>>(),
+                    }),
+                );
             }
         },
         Content::Value(value) => write_json(out, &value),

@@ -3,7 +3,7 @@
 //! A decoded object is kept by key and revision, so it can never be stale. A namespace is kept as
 //! Active at a revision, and whoever relies on it compares that revision in the transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -12,20 +12,30 @@ use storage::KeyValue;
 
 use crate::codec::Stored;
 
-/// How many decoded objects are kept; the oldest revisions go first.
+/// How many decoded objects are kept; those that came first go first, however old their revision:
+/// the state before a change is as old as can be, and every watch with a selector wants it.
 const DECODED_MAX: usize = 1024;
+
+/// A key at a revision.
+type At = (i64, Bytes);
 
 /// Objects that were decoded lately.
 #[derive(Default)]
 pub(crate) struct Decoded {
-    objects: Mutex<BTreeMap<(i64, Bytes), Arc<Object>>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    objects: BTreeMap<At, Arc<Object>>,
+    order: VecDeque<At>,
 }
 
 impl Decoded {
     /// The object that a key held at its revision; decodes it only if nobody did so lately.
     pub(crate) fn object(&self, kv: &KeyValue) -> Result<Arc<Object>, Status> {
         let at = (kv.mod_revision, kv.key.clone());
-        if let Some(known) = self.lock().get(&at) {
+        if let Some(known) = self.lock().objects.get(&at) {
             return Ok(known.clone());
         }
         let object = Arc::new(Stored::from(kv).object()?);
@@ -38,16 +48,20 @@ impl Decoded {
         self.put((object.revision(), key.into()), object);
     }
 
-    fn put(&self, at: (i64, Bytes), object: Arc<Object>) {
-        let mut objects = self.lock();
-        objects.insert(at, object);
-        while objects.len() > DECODED_MAX {
-            objects.pop_first();
+    fn put(&self, at: At, object: Arc<Object>) {
+        let mut kept = self.lock();
+        if kept.objects.insert(at.clone(), object).is_none() {
+            kept.order.push_back(at);
+        }
+        while kept.order.len() > DECODED_MAX
+            && let Some(first) = kept.order.pop_front()
+        {
+            kept.objects.remove(&first);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(i64, Bytes), Arc<Object>>> {
-        self.objects.lock().expect("no code panics while it holds the cache")
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("no code panics while it holds the cache")
     }
 }
 
@@ -83,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_revisions_go_first() {
+    fn what_came_first_goes_first() {
         let decoded = Decoded::default();
         let kv = |revision: i64| KeyValue {
             key: Bytes::from_static(b"/registry/pods/a/web"),
@@ -101,5 +115,7 @@ mod tests {
         let again = decoded.object(&kv(1)).unwrap();
         assert!(!Arc::ptr_eq(&first, &again), "it had to go");
         assert_eq!(again.resource_version(), "1");
+        let once_more = decoded.object(&kv(1)).unwrap();
+        assert!(Arc::ptr_eq(&again, &once_more), "an old revision is kept as long as a new one");
     }
 }

@@ -103,8 +103,11 @@ pub(crate) async fn change(
             old.as_deref(),
             (!is_removed).then_some(new.as_ref()),
         );
-        let tried =
-            attempt(server, request, Attempt { key, expected, put: put.clone(), guard: None, along });
+        let tried = attempt(
+            server,
+            request,
+            Attempt { key, expected, put: put.clone(), guard: None, along },
+        );
         match tried.await? {
             Tried::Stale(now) => current = now,
             Tried::Done(revision) => {
@@ -173,11 +176,7 @@ pub(crate) fn remember(
     server.decoded.keep(storage_key::key(request.kind, key), Arc::new(object));
 }
 
-fn kept(
-    request: &Request,
-    key: &ObjectKey,
-    current: Option<KeyValue>,
-) -> Result<Written, Status> {
+fn kept(request: &Request, key: &ObjectKey, current: Option<KeyValue>) -> Result<Written, Status> {
     let kv = current.ok_or_else(|| status::not_found(request.kind, key))?;
     Ok(Written { stored: Stored::from(&kv), is_created: false, is_removed: false })
 }
@@ -259,8 +258,7 @@ mod tests {
             for at in 1..1000 {
                 let map = config_map("m", &at.to_string());
                 let headers = [("x-shakedown-fence", "lock/a/0")];
-                let (code, answer) =
-                    world.call_with(Method::PUT, &path, &headers, &map).await;
+                let (code, answer) = world.call_with(Method::PUT, &path, &headers, &map).await;
                 if code != 200 {
                     assert_eq!(code, 409);
                     return last;

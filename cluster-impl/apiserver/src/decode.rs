@@ -1,4 +1,4 @@
-//! Request bodies: JSON or YAML, within bounds, of the kind that the path names.
+//! Request bodies: JSON, YAML or protobuf, within bounds, of the kind that the path names.
 
 use machinery::fields::{self, FieldValidation};
 use machinery::{Object, Status};
@@ -7,9 +7,9 @@ use serde_json::Value;
 use crate::accept::media_type;
 use crate::config::Config;
 use crate::request::Request;
-use crate::status;
+use crate::{protobuf, status};
 
-const ACCEPTED: &str = "application/json, application/yaml";
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// Reads the body as an object of the request's kind; fills in `apiVersion` and `kind` if absent.
 pub(crate) fn object(config: &Config, request: &Request) -> Result<Object, Status> {
@@ -90,6 +90,7 @@ pub(crate) fn value(config: &Config, content_type: &str, body: &[u8]) -> Result<
             Ok(value) => value,
             Err(_) => serde_yaml::from_slice(body).map_err(unreadable)?,
         },
+        protobuf::MEDIA_TYPE => protobuf::read(body)?,
         _ => return Err(status::unsupported_media_type(ACCEPTED)),
     };
     check_nesting(config, &value)?;
@@ -109,9 +110,7 @@ pub(crate) fn check_nesting(config: &Config, value: &Value) -> Result<(), Status
 
 fn is_deeper(value: &Value, levels: usize) -> bool {
     match value {
-        Value::Array(items) => {
-            levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1))
-        }
+        Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
         Value::Object(members) => {
             levels == 0 || members.values().any(|member| is_deeper(member, levels - 1))
         }

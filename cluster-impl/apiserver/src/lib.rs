@@ -21,6 +21,7 @@ mod endpoints;
 mod fence;
 mod meta;
 mod metrics;
+mod protobuf;
 mod query;
 mod request;
 mod route;

@@ -6,13 +6,8 @@ use machinery::{Kind, Object};
 use serde_json::Value;
 
 /// Members that only the server sets.
-const SERVER_OWNED: [&str; 5] = [
-    "uid",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "generation",
-];
+const SERVER_OWNED: [&str; 5] =
+    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"];
 
 /// Fills in a new object's identity.
 pub(crate) fn stamp_new(env: &Env, kind: &Kind, object: &mut Object) {

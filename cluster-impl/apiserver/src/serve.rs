@@ -139,11 +139,7 @@ fn prepare(socket: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn answer(
-    server: &Arc<ApiServer>,
-    user: User,
-    request: Request<Incoming>,
-) -> Response<Body> {
+async fn answer(server: &Arc<ApiServer>, user: User, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let bytes_max = server.config.body_bytes_max;
     let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await;
@@ -153,7 +149,9 @@ async fn answer(
             return refuse(&status::body_too_large(bytes_max));
         }
         Ok(Err(error)) => {
-            return refuse(&machinery::Status::bad_request(format!("cannot read the body: {error}")));
+            return refuse(&machinery::Status::bad_request(format!(
+                "cannot read the body: {error}"
+            )));
         }
         Ok(Ok(body)) => body.to_bytes(),
     };

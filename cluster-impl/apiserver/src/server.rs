@@ -1,8 +1,8 @@
 //! The server: from a request to an answer, with metrics and audit around every one.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use env::Env;
@@ -187,7 +187,18 @@ fn read(
     let trace = std::sync::Mutex::default();
     let body = request.into_body();
     Ok(Request {
-        user, verb, kind, key, subresource, query, accept, content_type, body, fence, dry_run, trace,
+        user,
+        verb,
+        kind,
+        key,
+        subresource,
+        query,
+        accept,
+        content_type,
+        body,
+        fence,
+        dry_run,
+        trace,
     })
 }
 
@@ -279,12 +290,15 @@ mod tests {
             .iter()
             .map(|line| format!("{} {} {} {}", line.verb, line.kind, line.key, line.code))
             .collect();
-        assert_eq!(told, [
-            "create configmaps default/a 201",
-            "create configmaps default/a 409",
-            "patch configmaps default/a 200",
-            "delete configmaps default/a 200",
-        ]);
+        assert_eq!(
+            told,
+            [
+                "create configmaps default/a 201",
+                "create configmaps default/a 409",
+                "patch configmaps default/a 200",
+                "delete configmaps default/a 200",
+            ]
+        );
         assert!(lines.iter().all(|line| line.user == "kubernetes-admin"));
         let revisions: Vec<_> = lines.iter().map(|line| line.revision).collect();
         assert_eq!(revisions[1], 0, "a refused write has no revision");
@@ -332,9 +346,8 @@ mod tests {
         let world = World::new().await;
         let mut body = deployment("web");
         body["spec"]["replica"] = 3.into();
-        let response = world
-            .send(Method::POST, DEPLOYMENTS, &[], Bytes::from(body.to_string()))
-            .await;
+        let response =
+            world.send(Method::POST, DEPLOYMENTS, &[], Bytes::from(body.to_string())).await;
         assert_eq!(response.status(), 201);
         assert_eq!(response.headers()["warning"], "299 - \"unknown field \\\"spec.replica\\\"\"");
         let strict = format!("{DEPLOYMENTS}?fieldValidation=Strict");

@@ -10,15 +10,16 @@ use storage::StoreError;
 /// What a client is told of a store that failed.
 pub(crate) fn from_store(error: StoreError) -> Status {
     match error {
-        StoreError::Compacted { asked, oldest } => {
-            Status::expired(format!("The resourceVersion for the provided list is too old: {asked} ({oldest})"))
-        }
+        StoreError::Compacted { asked, oldest } => Status::expired(format!(
+            "The resourceVersion for the provided list is too old: {asked} ({oldest})"
+        )),
         StoreError::FutureRevision { asked } => {
             Status::new(504, "Timeout", format!("Timeout: Too large resource version: {asked}"))
         }
-        StoreError::Unavailable(why) => {
-            retry(Status::new(503, "ServiceUnavailable", format!("etcdserver: no leader ({why})")), 1)
-        }
+        StoreError::Unavailable(why) => retry(
+            Status::new(503, "ServiceUnavailable", format!("etcdserver: no leader ({why})")),
+            1,
+        ),
         StoreError::Unknown(why) => {
             Status::new(504, "Timeout", format!("Timeout: etcdserver: request timed out ({why})"))
         }
@@ -58,11 +59,8 @@ pub(crate) fn timed_out() -> Status {
 /// 403, said of one object.
 pub(crate) fn forbidden(kind: &Kind, name: &str, why: &str) -> Status {
     let resource = qualified(kind);
-    let mut status = Status::new(
-        403,
-        "Forbidden",
-        format!("{resource} \"{name}\" is forbidden: {why}"),
-    );
+    let mut status =
+        Status::new(403, "Forbidden", format!("{resource} \"{name}\" is forbidden: {why}"));
     status.details = json!({"name": name, "kind": kind.plural});
     if !kind.group.is_empty() {
         status.details["group"] = kind.group.into();

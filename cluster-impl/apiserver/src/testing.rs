@@ -40,10 +40,8 @@ impl World {
         let cluster = MemoryCluster::new(env.clone(), members);
         let audit = Arc::new(Mutex::new(Vec::new()));
         let sink = audit.clone();
-        let config = Config {
-            audit: Some(Arc::new(move |line| sink.lock().unwrap().push(line))),
-            ..config
-        };
+        let config =
+            Config { audit: Some(Arc::new(move |line| sink.lock().unwrap().push(line))), ..config };
         let server = ApiServer::new(env.clone(), cluster.member(0), config);
         let world = Self { env: env.clone(), cluster, server, audit };
         // Several members must first agree on a leader.

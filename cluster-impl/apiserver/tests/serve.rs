@@ -73,10 +73,7 @@ async fn without_a_certificate_only_health_is_told() {
     let client = client(&loopback, "", &[]).await;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
     let refused = maps.get("a").await.unwrap_err();
-    assert!(
-        matches!(&refused, kube::Error::Api(status) if status.code == 401),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, kube::Error::Api(status) if status.code == 401), "{refused:?}");
     let request = http::Request::get("/livez").body(Vec::new()).unwrap();
     assert_eq!(client.request_text(request).await.unwrap(), "ok");
 }
@@ -89,10 +86,7 @@ async fn a_body_past_the_limit_is_refused() {
         .body(vec![b' '; 4 * 1024 * 1024])
         .unwrap();
     let refused = client.request_text(request).await.unwrap_err();
-    assert!(
-        matches!(&refused, kube::Error::Api(status) if status.code == 413),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, kube::Error::Api(status) if status.code == 413), "{refused:?}");
 }
 
 #[tokio::test]

@@ -37,7 +37,10 @@ impl Record {
     }
 
     /// The newest container of this name, and the one before.
-    pub(crate) fn latest(&self, name: &str) -> (Option<&ContainerStatus>, Option<&ContainerStatus>) {
+    pub(crate) fn latest(
+        &self,
+        name: &str,
+    ) -> (Option<&ContainerStatus>, Option<&ContainerStatus>) {
         let mut named: Vec<_> = self.containers.iter().filter(|c| c.name == name).collect();
         named.sort_by_key(|container| (container.attempt, container.created));
         (named.pop(), named.pop())
@@ -282,15 +285,13 @@ fn run(s: &Situation<'_>, sandbox: &Sandbox) -> Decision {
                     decision.steps.push(Step::KillContainer {
                         id: status.id.clone(),
                         name: name.to_owned(),
-                        message: format!(
-                            "Container {name} definition changed, will be restarted"
-                        ),
+                        message: format!("Container {name} definition changed, will be restarted"),
                     });
                 }
             }
             Some(status)
-                if status.state == ContainerState::Exited
-                    && !policy.restarts(status.exit_code) => {}
+                if status.state == ContainerState::Exited && !policy.restarts(status.exit_code) => {
+            }
             _ => start(s, name, &mut decision),
         }
     }
@@ -368,4 +369,206 @@ fn prune(record: &Record) -> Vec<Step> {
         }
     }
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// What the runtime has, in words: `sandbox`, `dead-sandbox`, `app running`, `app exited 1 @5`.
+    /// Containers belong to the sandbox named last; each further one of a name is its next attempt.
+    fn record(words: &str) -> Record {
+        let mut record = Record::default();
+        for (number, part) in words.split("; ").filter(|part| !part.is_empty()).enumerate() {
+            let created = at(i64::try_from(number).unwrap());
+            let parts: Vec<_> = part.split(' ').collect();
+            if parts[0].ends_with("sandbox") {
+                let attempt = u32::try_from(record.sandboxes.len()).unwrap();
+                record.sandboxes.push(Sandbox {
+                    id: format!("s{attempt}"),
+                    pod: pod_spec::pod_id(&pod(json!({}))),
+                    attempt,
+                    ready: parts[0] == "sandbox",
+                    created,
+                    ip: "10.244.1.2".to_owned(),
+                });
+                continue;
+            }
+            let name = parts[0].to_owned();
+            let attempt = record.containers.iter().filter(|c| c.name == name).count();
+            let state = match parts[1] {
+                "running" => ContainerState::Running,
+                "created" => ContainerState::Created,
+                _ => ContainerState::Exited,
+            };
+            let number = |index: usize| {
+                parts.get(index).and_then(|word| word.trim_start_matches('@').parse().ok())
+            };
+            record.containers.push(ContainerStatus {
+                id: format!("{name}-{attempt}"),
+                sandbox_id: record.sandboxes.last().map(|s| s.id.clone()).unwrap_or_default(),
+                pod_uid: "u".to_owned(),
+                hash: hash(&json!({"name": name, "image": "kubetm/app:v1"})),
+                name,
+                attempt: u32::try_from(attempt).unwrap(),
+                image: String::new(),
+                image_id: String::new(),
+                state,
+                created,
+                started: Some(created),
+                finished: (state == ContainerState::Exited)
+                    .then(|| at(number(3).unwrap_or_default())),
+                exit_code: number(2).and_then(|code| i32::try_from(code).ok()).unwrap_or_default(),
+                reason: String::new(),
+                message: String::new(),
+            });
+        }
+        record
+    }
+
+    fn pod(changes: Value) -> Object {
+        let mut pod = Object::new("v1", "Pod", "default", "web");
+        pod.set("/metadata/uid", "u");
+        pod.set("/spec/containers", json!([{"name": "app", "image": "kubetm/app:v1"}]));
+        for (pointer, value) in changes.as_object().unwrap() {
+            pod.set(pointer, value.clone());
+        }
+        pod
+    }
+
+    fn told(pod: &Object, words: &str, memory: &Memory, gone: bool) -> String {
+        let record = record(words);
+        let situation = Situation { pod, record: &record, memory, now: at(100), gone };
+        let decision = decide(&situation);
+        let steps: Vec<_> = decision.steps.iter().map(|step| format!("{step:?}")).collect();
+        let again = decision.again.map(|at| format!("again {}", at.as_second()));
+        let departure =
+            (decision.departure != Departure::No).then(|| format!("{:?}", decision.departure));
+        let all: Vec<_> = steps.into_iter().chain(again).chain(departure).collect();
+        all.join("; ")
+    }
+
+    #[test]
+    fn a_pod_grows_step_by_step() {
+        let init = json!({"/spec/initContainers": [{"name": "one"}, {"name": "two"}]});
+        let none = Memory::new(at(0));
+        for (changes, words, expected) in [
+            (json!({}), "", "CreateSandbox { attempt: 0 }"),
+            (json!({}), "sandbox", r#"Start { name: "app", attempt: 0, ended: None }"#),
+            (json!({}), "sandbox; app running", ""),
+            (
+                json!({}),
+                "sandbox; app created",
+                r#"Start { name: "app", attempt: 1, ended: None }"#,
+            ),
+            (init.clone(), "sandbox", r#"Start { name: "one", attempt: 0, ended: None }"#),
+            (init.clone(), "sandbox; one running", ""),
+            (
+                init.clone(),
+                "sandbox; one exited 0",
+                r#"Start { name: "two", attempt: 0, ended: None }"#,
+            ),
+            (
+                init.clone(),
+                "sandbox; one exited 0; two exited 0",
+                r#"Start { name: "app", attempt: 0, ended: None }"#,
+            ),
+            (init, "sandbox; app running", ""),
+        ] {
+            assert_eq!(told(&pod(changes), words, &none, false), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn restart_policies_decide_about_ended_containers() {
+        let none = Memory::new(at(0));
+        for (policy, code, restarts) in [
+            ("Always", 0, true),
+            ("Always", 1, true),
+            ("OnFailure", 0, false),
+            ("OnFailure", 1, true),
+            ("Never", 0, false),
+            ("Never", 1, false),
+        ] {
+            let pod = pod(json!({"/spec/restartPolicy": policy}));
+            let decision = told(&pod, &format!("sandbox; app exited {code} @90"), &none, false);
+            assert_eq!(decision.contains("Start"), restarts, "{policy} {code}: {decision}");
+            // What is not restarted has finished, and then its sandbox goes too.
+            assert_eq!(decision.contains("KillPod"), !restarts, "{policy} {code}: {decision}");
+        }
+    }
+
+    #[test]
+    fn back_offs_hold_starts_back_until_they_are_due() {
+        let mut memory = Memory::new(at(0));
+        let raised = Backoff::raise(None, at(80), at(80), crate::backoff::MOST);
+        memory.restarts.insert("app".to_owned(), raised);
+        let pod = pod(json!({}));
+        assert_eq!(told(&pod, "sandbox; app exited 1 @95", &memory, false), "again 105");
+        let due = told(&pod, "sandbox; app exited 1 @90", &memory, false);
+        assert!(due.starts_with("Start"), "{due}");
+        let retry = at(130);
+        let trouble =
+            Trouble { reason: "CreateContainerError".into(), message: String::new(), retry };
+        memory.troubles.insert("app".to_owned(), trouble);
+        assert_eq!(told(&pod, "sandbox", &memory, false), "again 130");
+    }
+
+    #[test]
+    fn a_dead_sandbox_is_replaced_with_all_that_was_in_it() {
+        let none = Memory::new(at(0));
+        let pod_default = pod(json!({}));
+        let still_alive = told(&pod_default, "dead-sandbox; app running", &none, false);
+        assert!(still_alive.contains("sandbox_changed: true"), "{still_alive}");
+        let ended = told(&pod_default, "dead-sandbox; app exited 137", &none, false);
+        assert_eq!(ended, "CreateSandbox { attempt: 1 }");
+        let again = told(&pod_default, "dead-sandbox; app exited 137; sandbox", &none, false);
+        assert!(again.starts_with(r#"Start { name: "app", attempt: 1"#), "{again}");
+        // What may not be restarted gets no sandbox.
+        let never = pod(json!({"/spec/restartPolicy": "Never"}));
+        assert_eq!(told(&never, "dead-sandbox; app exited 137", &none, false), "");
+    }
+
+    #[test]
+    fn pods_on_their_way_out_are_stopped_then_removed() {
+        let none = Memory::new(at(0));
+        let leaving = pod(json!({"/metadata/deletionTimestamp": "2030-01-01T00:00:00Z",
+            "/metadata/deletionGracePeriodSeconds": 7}));
+        for (gone, words, expected) in [
+            (false, "sandbox; app running", "KillPod { grace: 7s, sandbox_changed: false }"),
+            (false, "dead-sandbox; app exited 0", "Stopped"),
+            (false, "", "Stopped"),
+            (true, "sandbox; app running", "KillPod { grace: 7s, sandbox_changed: false }"),
+            (true, "dead-sandbox; app exited 0", "RemovePod"),
+            (true, "", "Done"),
+        ] {
+            assert_eq!(told(&leaving, words, &none, gone), expected, "{gone} {words}");
+        }
+        let forced = told(&pod(json!({})), "sandbox; app running", &none, true);
+        assert_eq!(forced, "KillPod { grace: 2s, sandbox_changed: false }");
+    }
+
+    #[test]
+    fn a_new_image_replaces_the_container() {
+        let none = Memory::new(at(0));
+        let changed = pod(json!({"/spec/containers": [{"name": "app", "image": "kubetm/app:v2"}]}));
+        let decision = told(&changed, "sandbox; app running", &none, false);
+        assert!(decision.contains("Container app definition changed"), "{decision}");
+    }
+
+    #[test]
+    fn one_predecessor_of_each_container_is_kept() {
+        let none = Memory::new(at(0));
+        let words = "sandbox; app exited 1; app exited 1; app exited 1; app running";
+        let expected = r#"RemoveContainer { id: "app-0" }; RemoveContainer { id: "app-1" }"#;
+        assert_eq!(told(&pod(json!({})), words, &none, false), expected);
+        let words = "dead-sandbox; app exited 1; dead-sandbox; sandbox; app running";
+        let expected = r#"RemoveSandbox { id: "s1" }"#;
+        assert_eq!(told(&pod(json!({})), words, &none, false), expected);
+    }
 }

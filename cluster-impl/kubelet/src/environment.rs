@@ -141,11 +141,9 @@ fn value_from(
             (Some(value), _) => Ok(Some(value.clone())),
             (None, _) if reference["optional"] == true => Ok(None),
             (None, None) => Err(format!("{} \"{name}\" not found", noun(kind))),
-            (None, Some(_)) => Err(format!(
-                "couldn't find key {key} in {} {}/{name}",
-                kind.kind,
-                pod.namespace()
-            )),
+            (None, Some(_)) => {
+                Err(format!("couldn't find key {key} in {} {}/{name}", kind.kind, pod.namespace()))
+            }
         };
     }
     if let Some(path) = from["fieldRef"]["fieldPath"].as_str() {
@@ -273,7 +271,8 @@ mod tests {
     #[test]
     fn bounds_are_counted_in_their_divisor() {
         let pod = Object::new("v1", "Pod", "default", "web");
-        let container = json!({"name": "a", "resources": {"limits": {"cpu": "250m", "memory": "1Gi"}}});
+        let container =
+            json!({"name": "a", "resources": {"limits": {"cpu": "250m", "memory": "1Gi"}}});
         let asked = |resource: &str, divisor: &str| {
             bound(&pod, &container, &json!({"resource": resource, "divisor": divisor}))
         };

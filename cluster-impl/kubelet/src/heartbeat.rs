@@ -50,7 +50,8 @@ pub(crate) async fn report_node(cx: Arc<Shared>, own: watch::Receiver<Option<Arc
                     if was_ready != Some(ready) {
                         was_ready = Some(ready);
                         let reason = if ready { "NodeReady" } else { "NodeNotReady" };
-                        let message = format!("Node {} status is now: {reason}", cx.config.node_name);
+                        let message =
+                            format!("Node {} status is now: {reason}", cx.config.node_name);
                         cx.events.normal(&newest, reason, message);
                     }
                 }
@@ -151,9 +152,8 @@ async fn renew(cx: &Arc<Shared>, known: Option<Object>) -> Result<Object, ApiErr
         },
     };
     let is_new = current.is_none();
-    let mut lease = current.unwrap_or_else(|| {
-        Object::new("coordination.k8s.io/v1", "Lease", LEASE_NAMESPACE, name)
-    });
+    let mut lease = current
+        .unwrap_or_else(|| Object::new("coordination.k8s.io/v1", "Lease", LEASE_NAMESPACE, name));
     lease.set("/spec/holderIdentity", name);
     lease.set("/spec/leaseDurationSeconds", cx.config.heartbeat.as_secs() * 4);
     lease.set("/spec/renewTime", micro_time(cx.env.now()));

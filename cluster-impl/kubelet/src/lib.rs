@@ -133,12 +133,7 @@ pub(crate) struct Shared {
 }
 
 /// Runs a kubelet. It never returns by itself.
-pub async fn run(
-    env: Env,
-    client: ApiClient,
-    runtime: Arc<dyn ContainerRuntime>,
-    config: Config,
-) {
+pub async fn run(env: Env, client: ApiClient, runtime: Arc<dyn ContainerRuntime>, config: Config) {
     let (events, queue) = Events::new();
     let recorder = EventRecorder::new(client.clone(), env.clone(), "kubelet", &config.node_name);
     config.health.set(None);

@@ -252,12 +252,14 @@ async fn observe_runtime(cx: Arc<Shared>, snapshots: mpsc::Sender<Vec<Brief>>) {
                 }
             }
             Err(error) => {
-                let was_ready = cx.node.problem(cx.env.instant(), cx.config.runtime_grace).is_empty();
+                let was_ready =
+                    cx.node.problem(cx.env.instant(), cx.config.runtime_grace).is_empty();
                 tracing::debug!(%error, "the runtime does not answer");
                 cx.node.runtime_silent(cx.env.instant());
                 cx.config.health.set(cx.node.silent_since());
                 cx.env.sleep(RUNTIME_RETRY).await;
-                let is_ready = cx.node.problem(cx.env.instant(), cx.config.runtime_grace).is_empty();
+                let is_ready =
+                    cx.node.problem(cx.env.instant(), cx.config.runtime_grace).is_empty();
                 if was_ready && !is_ready {
                     cx.node.changed.notify_one();
                 }

@@ -87,10 +87,8 @@ impl PodNetwork for BridgeNetwork {
             .await
             .map_err(|source| NetworkError::Write { path: file, source })?;
         // Optional: without iptables pods simply cannot leave the cluster.
-        let masquerade = format!(
-            "POSTROUTING -s {pod_cidr} ! -d {} -j MASQUERADE",
-            self.cluster_cidr
-        );
+        let masquerade =
+            format!("POSTROUTING -s {pod_cidr} ! -d {} -j MASQUERADE", self.cluster_cidr);
         if run(&format!("iptables -w -t nat -C {masquerade}")).await.is_err()
             && let Err(error) = run(&format!("iptables -w -t nat -A {masquerade}")).await
         {

@@ -360,7 +360,10 @@ mod tests {
         state.runtime_silent(Instant::now());
         assert_eq!(ready(&status(&state, 0, &Value::Null))["status"], "True");
         tokio::time::advance(Duration::from_secs(30)).await;
-        assert_eq!(ready(&status(&state, 30, &Value::Null))["message"], "container runtime is down");
+        assert_eq!(
+            ready(&status(&state, 30, &Value::Null))["message"],
+            "container runtime is down"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -124,9 +124,9 @@ pub(crate) fn qos(pod: &Object) -> &'static str {
         Quantity::from_value(&container["resources"][list][name]).filter(|q| !q.is_zero())
     };
     let mentions = |container: &Value| {
-        ["requests", "limits"]
-            .iter()
-            .any(|list| ["cpu", "memory"].iter().any(|name| amount(container, list, name).is_some()))
+        ["requests", "limits"].iter().any(|list| {
+            ["cpu", "memory"].iter().any(|name| amount(container, list, name).is_some())
+        })
     };
     let is_guaranteed = |container: &Value| {
         ["cpu", "memory"].iter().all(|name| {
@@ -145,15 +145,14 @@ pub(crate) fn qos(pod: &Object) -> &'static str {
 
 /// Bounds of one container; `node_memory` is what the node has, in bytes.
 pub(crate) fn resources(pod: &Object, container: &Value, node_memory: i64) -> LinuxResources {
-    let amount =
-        |list: &str, name: &str| Quantity::from_value(&container["resources"][list][name]);
+    let amount = |list: &str, name: &str| Quantity::from_value(&container["resources"][list][name]);
     let cpu_limit = amount("limits", "cpu");
     let cpu_request = amount("requests", "cpu").or(cpu_limit);
-    let cpu_shares = cpu_request.map_or(2, |cpu| (cpu.milli_value() * 1024 / 1000).clamp(2, 262_144));
+    let cpu_shares =
+        cpu_request.map_or(2, |cpu| (cpu.milli_value() * 1024 / 1000).clamp(2, 262_144));
     let cpu_quota = cpu_limit.map_or(0, |cpu| (cpu.milli_value() * 100).max(1000));
     let memory_limit = amount("limits", "memory").map_or(0, |memory| memory.value());
-    let memory_request =
-        amount("requests", "memory").map_or(memory_limit, |memory| memory.value());
+    let memory_request = amount("requests", "memory").map_or(memory_limit, |memory| memory.value());
     // pkg/kubelet/qos/policy.go
     let oom_score_adj = match qos(pod) {
         "Guaranteed" => -997,
@@ -342,11 +341,8 @@ impl ClusterDns {
         if uses_cluster && !self.servers.is_empty() {
             let (namespace, domain) = (pod.namespace(), &self.domain);
             dns.servers.clone_from(&self.servers);
-            dns.searches = vec![
-                format!("{namespace}.svc.{domain}"),
-                format!("svc.{domain}"),
-                domain.clone(),
-            ];
+            dns.searches =
+                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
             dns.options = vec!["ndots:5".to_owned()];
         }
         dns.servers.extend(texts(&own["nameservers"]));
@@ -354,7 +350,11 @@ impl ClusterDns {
         for option in own["options"].as_array().map_or(&[][..], Vec::as_slice) {
             let value = text(option, "value");
             let name = name_of(option);
-            dns.options.push(if value.is_empty() { name.into() } else { format!("{name}:{value}") });
+            dns.options.push(if value.is_empty() {
+                name.into()
+            } else {
+                format!("{name}:{value}")
+            });
         }
         (dns != DnsConfig::default()).then_some(dns)
     }

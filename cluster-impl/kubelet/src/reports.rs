@@ -73,6 +73,13 @@ struct Entry {
     dirty: bool,
 }
 
+/// What is to be written now.
+struct Due {
+    pod: Arc<Object>,
+    status: Value,
+    stopped: bool,
+}
+
 /// The statuses to report, by pod uid. The newest wins.
 #[derive(Default)]
 pub(crate) struct Statuses {
@@ -118,34 +125,31 @@ impl Statuses {
             let next = {
                 let entries = self.lock();
                 let mut dirty = entries.iter().filter(|(_, entry)| entry.dirty);
-                dirty.next().map(|(uid, entry)| {
-                    (uid.clone(), entry.pod.clone(), entry.status.clone(), entry.stopped)
+                dirty.next().map(|(_, entry)| Due {
+                    pod: entry.pod.clone(),
+                    status: entry.status.clone(),
+                    stopped: entry.stopped,
                 })
             };
-            let Some((uid, pod, status, stopped)) = next else {
+            let Some(due) = next else {
                 self.wake.notified().await;
                 continue;
             };
-            match self.write(client, &uid, pod, status, stopped).await {
+            let key = due.pod.key();
+            match self.write(client, due).await {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
-                    tracing::debug!(%uid, %error, "status not written");
+                    tracing::debug!(pod = %key, %error, "status not written");
                     env.sleep(backoff.next()).await;
                 }
             }
         }
     }
 
-    async fn write(
-        &self,
-        client: &ApiClient,
-        uid: &str,
-        pod: Arc<Object>,
-        status: Value,
-        stopped: bool,
-    ) -> Result<(), ApiError> {
-        let key = pod.key();
-        let mut newest = pod;
+    async fn write(&self, client: &ApiClient, due: Due) -> Result<(), ApiError> {
+        let Due { pod: mut newest, status, stopped } = due;
+        let (key, uid) = (newest.key(), newest.uid().to_owned());
+        let uid = uid.as_str();
         if !is_reported(&status, newest.get("/status").unwrap_or(&Value::Null)) {
             let patch = json!({"metadata": {"uid": uid}, "status": status});
             match client.patch(&POD, &key, "status", (PatchKind::Merge, &patch)).await {

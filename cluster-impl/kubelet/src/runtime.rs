@@ -359,8 +359,8 @@ pub fn full_image_name(name: &str) -> String {
     let (path, digest) =
         name.split_once('@').map_or((name, None), |(path, digest)| (path, Some(digest)));
     let first = path.split('/').next().unwrap_or_default();
-    let has_registry = path.contains('/')
-        && (first.contains('.') || first.contains(':') || first == "localhost");
+    let has_registry =
+        path.contains('/') && (first.contains('.') || first.contains(':') || first == "localhost");
     let mut full = if has_registry {
         path.to_owned()
     } else if path.contains('/') {
@@ -443,7 +443,8 @@ mod tests {
         for good in ["nginx", "kubetm/app:v1", "localhost:5000/a/b", "a.example/x-y_z:1.2.3"] {
             assert!(is_image_name(good), "{good}");
         }
-        for bad in ["", "Nginx", "nginx:", "nginx:la test", "a//b", "dockerimage주소:태그", "x@y"] {
+        for bad in ["", "Nginx", "nginx:", "nginx:la test", "a//b", "dockerimage주소:태그", "x@y"]
+        {
             assert!(!is_image_name(bad), "{bad}");
         }
     }

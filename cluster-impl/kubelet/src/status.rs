@@ -192,7 +192,8 @@ fn is_final(pod: &Object) -> bool {
 }
 
 fn first_wait(pod: &Object) -> (String, String) {
-    let reason = if init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let reason =
+        if init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
     (reason.to_owned(), String::new())
 }
 

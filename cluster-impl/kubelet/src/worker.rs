@@ -24,9 +24,7 @@ use crate::environment::{Places, environment, words};
 use crate::pod_spec::{
     self, app_containers, grace, grace_of_gone, init_containers, name_of, pull_policy, text,
 };
-use crate::runtime::{
-    ContainerConfig, ContainerState, RuntimeError, Sandbox, is_image_name,
-};
+use crate::runtime::{ContainerConfig, ContainerState, RuntimeError, Sandbox, is_image_name};
 use crate::status::pod_status;
 
 /// After this long a worker asks a runtime again that did not answer, and tries a container again
@@ -43,6 +41,14 @@ pub(crate) struct Wish {
     pub(crate) pod: Arc<Object>,
     /// The API no longer has it.
     pub(crate) gone: bool,
+}
+
+/// The next life of a container.
+struct NextLife<'n> {
+    name: &'n str,
+    attempt: u32,
+    /// When the one before ended.
+    ended: Option<Timestamp>,
 }
 
 /// One pod's worker.
@@ -66,7 +72,8 @@ impl Worker {
         let mut memory = Memory::new(cx.env.now());
         if let Some((reason, message)) = &rejected {
             let pod = wishes.borrow().pod.clone();
-            let reason: &'static str = if reason == "OutOfcpu" { "OutOfcpu" } else { "OutOfmemory" };
+            let reason: &'static str =
+                if reason == "OutOfcpu" { "OutOfcpu" } else { "OutOfmemory" };
             cx.events.warning(&pod, reason, message.clone());
         }
         memory.failed = rejected;
@@ -141,7 +148,8 @@ impl Worker {
             && !is_final
             && deadline(pod).is_some_and(|deadline| deadline <= now)
         {
-            let message = "Pod was active on the node longer than the specified deadline".to_owned();
+            let message =
+                "Pod was active on the node longer than the specified deadline".to_owned();
             self.cx.events.normal(pod, "DeadlineExceeded", message.clone());
             self.memory.failed = Some(("DeadlineExceeded".to_owned(), message));
         }
@@ -183,7 +191,8 @@ impl Worker {
             Step::CreateSandbox { attempt } => self.create_sandbox(wish, *attempt).await,
             Step::Start { name, attempt, ended } => {
                 let Some(sandbox) = record.current_sandbox(&wish.pod) else { return Ok(()) };
-                self.start(&wish.pod, sandbox, name, *attempt, *ended).await
+                let life = NextLife { name, attempt: *attempt, ended: *ended };
+                self.start(&wish.pod, sandbox, life).await
             }
             Step::RemoveContainer { id } => runtime.remove_container(id).await,
             Step::RemoveSandbox { id } => runtime.remove_sandbox(id).await,
@@ -247,8 +256,12 @@ impl Worker {
         }
         let problem = self.cx.node.network_problem();
         if !pod_spec::is_host_network(pod) && !problem.is_empty() {
-            let message = format!("network is not ready: container runtime network not ready: {problem}");
-            self.cx.events.warning(pod, "NetworkNotReady", message);
+            let message =
+                format!("network is not ready: container runtime network not ready: {problem}");
+            // Once is enough: it is tried again every second.
+            if self.announced.insert((String::new(), self.memory.first_seen)) {
+                self.cx.events.warning(pod, "NetworkNotReady", message);
+            }
             self.memory.sandbox_retry = Some(now + RUNTIME_RETRY);
             return Ok(());
         }
@@ -274,12 +287,11 @@ impl Worker {
         &mut self,
         pod: &Arc<Object>,
         sandbox: &Sandbox,
-        name: &str,
-        attempt: u32,
-        ended: Option<Timestamp>,
+        life: NextLife<'_>,
     ) -> Result<(), RuntimeError> {
-        let all = init_containers(pod).iter().chain(app_containers(pod));
-        let Some(container) = all.filter(|c| name_of(c) == name).last() else { return Ok(()) };
+        let NextLife { name, attempt, ended } = life;
+        let mut all = init_containers(pod).iter().chain(app_containers(pod));
+        let Some(container) = all.find(|c| name_of(c) == name) else { return Ok(()) };
         self.memory.troubles.remove(name);
         if !self.fetch_image(pod, container).await? {
             return Ok(());

@@ -1,5 +1,8 @@
 //! The CRI runtime over a real containerd. Without one the tests are listed as ignored, and say why.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[expect(dead_code, reason = "the staged tests use the rest")]
 mod fake_api;
 mod private_containerd;
 
@@ -92,7 +95,12 @@ impl Pod {
         Self { config, sandbox }
     }
 
-    async fn run(&self, runtime: &CriRuntime, name: &str, line: &[&str]) -> Result<String, RuntimeError> {
+    async fn run(
+        &self,
+        runtime: &CriRuntime,
+        name: &str,
+        line: &[&str],
+    ) -> Result<String, RuntimeError> {
         let mut labels = self.config.labels.clone();
         labels.insert(CONTAINER_NAME_LABEL.to_owned(), name.to_owned());
         let config = ContainerConfig {
@@ -132,10 +140,14 @@ async fn containers_live_and_end() {
     let pod = Pod::start(&runtime).await;
     assert!(pod.sandbox.ready);
     assert!(pod.sandbox.ip.starts_with("10.244.1."), "{}", pod.sandbox.ip);
-    let id = pod.run(&runtime, "app", &[]).await.expect("it starts");
+    let id = pod.run(&runtime, "app", &["/testapp", "serve"]).await.expect("it starts");
     let app = status(&runtime, "app").await;
-    assert_eq!((app.id.as_str(), app.state, app.attempt), (id.as_str(), ContainerState::Running, 4));
+    assert_eq!(
+        (app.id.as_str(), app.state, app.attempt),
+        (id.as_str(), ContainerState::Running, 4)
+    );
     assert_eq!(app.image, "docker.io/kubetm/app:v1");
+    // The log's name and the environment come from the configuration.
     let log = containerd.folder("pods").join("default_web_uid-1/app/0.log");
     eventually("the log is written", || async {
         std::fs::read_to_string(&log).is_ok_and(|log| log.contains("web v9 serves on 0.0.0.0:8080"))
@@ -144,7 +156,8 @@ async fn containers_live_and_end() {
     pod.run(&runtime, "hosts", &["cat", "/etc/hosts"]).await.expect("it starts");
     let hosts = containerd.folder("pods").join("default_web_uid-1/hosts/0.log");
     eventually("the hosts file is read", || async {
-        std::fs::read_to_string(&hosts).is_ok_and(|log| log.contains(&format!("{}\tweb", pod.sandbox.ip)))
+        std::fs::read_to_string(&hosts)
+            .is_ok_and(|log| log.contains(&format!("{}\tweb", pod.sandbox.ip)))
     })
     .await;
 
@@ -158,7 +171,10 @@ async fn containers_live_and_end() {
     assert!(crash.finished >= crash.started);
     assert!(pod.run(&runtime, "shell", &["sh"]).await.is_err());
     let shell = status(&runtime, "shell").await;
-    assert_eq!((shell.state, shell.exit_code, shell.reason.as_str()), (ContainerState::Exited, 128, "StartError"));
+    assert_eq!(
+        (shell.state, shell.exit_code, shell.reason.as_str()),
+        (ContainerState::Exited, 128, "StartError")
+    );
 
     let again = CriRuntime::new(Env::os(), containerd.config());
     assert_eq!(status(&again, "app").await.id, id, "found again by its labels");
@@ -167,7 +183,10 @@ async fn containers_live_and_end() {
     runtime.stop_sandbox(&pod.sandbox.id).await.expect("it stops");
     assert!(!runtime.sandboxes("uid-1").await.expect("a list")[0].ready);
     runtime.remove_sandbox(&pod.sandbox.id).await.expect("it goes");
-    assert!(!containerd.pod_cgroups().is_empty(), "the pod's own cgroup is the kubelet's to remove");
+    assert!(
+        !containerd.pod_cgroups().is_empty(),
+        "the pod's own cgroup is the kubelet's to remove"
+    );
     runtime.forget_pod(&pod.config.pod).await.expect("it is forgotten");
     assert_eq!(runtime.all().await.expect("a list"), []);
     assert_eq!(containerd.pod_cgroups(), Vec::<std::path::PathBuf>::new());
@@ -216,10 +235,16 @@ async fn kubelet_runs_pods() {
     eventually("the new kubelet is at work", || async { renewed() != seen }).await;
     assert_eq!(first(), before, "the container runs on");
 
-    api.merge(POD, &json!({"metadata": {
-        "deletionTimestamp": "2030-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}}));
+    api.merge(
+        POD,
+        &json!({"metadata": {
+        "deletionTimestamp": "2030-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}}),
+    );
     eventually("the object is gone", || async { api.get(POD).is_none() }).await;
-    eventually("everything is gone", || async { runtime.all().await.is_ok_and(|all| all.is_empty()) }).await;
+    eventually("everything is gone", || async {
+        runtime.all().await.is_ok_and(|all| all.is_empty())
+    })
+    .await;
     eventually("its cgroups too", || async { containerd.pod_cgroups().is_empty() }).await;
     drop(kubelet);
 }

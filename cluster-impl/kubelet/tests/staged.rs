@@ -1,5 +1,7 @@
 //! The whole kubelet over the staged runtime and a minute API server, under virtual time.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod fake_api;
 
 use std::sync::{Arc, Mutex};
@@ -13,6 +15,9 @@ use shakedown_kubelet::runtimes::staged::{Answers, StagedRuntime};
 use shakedown_kubelet::{Config, MachineFacts};
 use tokio::time::Instant;
 
+/// When, which container, and its exit code if it ended.
+type Life = (Instant, String, Option<i32>);
+
 struct Node {
     api: FakeApi,
     runtime: Arc<StagedRuntime>,
@@ -20,8 +25,7 @@ struct Node {
     gate: Gate,
     boot: u32,
     _kubelet: Option<Task<()>>,
-    /// Starts (`None`) and ends of containers, with the moment.
-    lives: Arc<Mutex<Vec<(Instant, String, Option<i32>)>>>,
+    lives: Arc<Mutex<Vec<Life>>>,
 }
 
 impl Node {
@@ -45,7 +49,8 @@ impl Node {
         let env = Env::new(self.machine.clone(), Some(self.gate.clone()));
         let facts = MachineFacts::simulated("worker-1", self.boot);
         let config = Config::new("worker-1", "10.0.0.1", facts);
-        let run = shakedown_kubelet::run(env.clone(), self.api.client(), self.runtime.clone(), config);
+        let run =
+            shakedown_kubelet::run(env.clone(), self.api.client(), self.runtime.clone(), config);
         self._kubelet = Some(env.spawn(run));
     }
 
@@ -150,15 +155,23 @@ async fn a_pod_is_started_reported_and_taken_away() {
         .collect();
     let mut reasons: Vec<_> = reasons
         .iter()
-        .map(|(rv, reason)| (rv.as_str().unwrap().parse::<i64>().unwrap(), reason.as_str().unwrap()))
+        .map(|(rv, reason)| {
+            (rv.as_str().unwrap().parse::<i64>().unwrap(), reason.as_str().unwrap())
+        })
         .collect();
     reasons.sort_unstable();
     let reasons: Vec<_> = reasons.into_iter().map(|(_, reason)| reason).collect();
     assert_eq!(reasons, ["Pulled", "Created", "Started"]);
-    assert_eq!(node.runtime.serving("10.244.1.2", 8080).map(|line| line[0].clone()), Some("/testapp".into()));
+    assert_eq!(
+        node.runtime.serving("10.244.1.2", 8080).map(|line| line[0].clone()),
+        Some("/testapp".into())
+    );
 
-    api.merge(POD, &json!({"metadata": {
-        "deletionTimestamp": "2030-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}}));
+    api.merge(
+        POD,
+        &json!({"metadata": {
+        "deletionTimestamp": "2030-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30}}),
+    );
     eventually("the object is gone", || api.get(POD).is_none()).await;
     assert!(node.runtime.running().is_empty());
     assert_eq!(node.lives.lock().unwrap().last().unwrap().2, Some(0), "it ended by SIGTERM");
@@ -171,7 +184,9 @@ async fn restarts_back_off_to_the_cap() {
     put_pod(&api, app(&["crash", "--after", "1s"]));
     eventually("ten starts", || node.starts().len() == 10).await;
     let gaps = node.gaps_s();
-    for (gap, expected) in gaps.iter().zip([0.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]) {
+    for (gap, expected) in
+        gaps.iter().zip([0.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0])
+    {
         assert!((expected..expected + 0.5).contains(gap), "{gaps:?}");
     }
     eventually("it waits again", || first(&api)["state"].get("waiting").is_some()).await;
@@ -347,8 +362,11 @@ async fn a_container_that_ignores_sigterm_is_killed_after_its_grace() {
     put_pod(&api, app(&["serve", "--ignore-term"]));
     running(&api).await;
     let asked = Instant::now();
-    api.merge(POD, &json!({"metadata": {
-        "deletionTimestamp": "2030-01-01T00:00:00Z", "deletionGracePeriodSeconds": 10}}));
+    api.merge(
+        POD,
+        &json!({"metadata": {
+        "deletionTimestamp": "2030-01-01T00:00:00Z", "deletionGracePeriodSeconds": 10}}),
+    );
     eventually("the object is gone", || api.get(POD).is_none()).await;
     let took = asked.elapsed().as_secs_f64();
     assert!((10.0..11.0).contains(&took), "{took}");
@@ -361,8 +379,11 @@ async fn a_shorter_grace_holds_at_once() {
     let node = Node::ready(&api).await;
     put_pod(&api, app(&["serve", "--ignore-term"]));
     running(&api).await;
-    api.merge(POD, &json!({"metadata": {
-        "deletionTimestamp": "2030-01-01T00:00:00Z", "deletionGracePeriodSeconds": 300}}));
+    api.merge(
+        POD,
+        &json!({"metadata": {
+        "deletionTimestamp": "2030-01-01T00:00:00Z", "deletionGracePeriodSeconds": 300}}),
+    );
     tokio::time::sleep(Duration::from_secs(5)).await;
     let asked = Instant::now();
     api.merge(POD, &json!({"metadata": {"deletionGracePeriodSeconds": 3}}));
@@ -393,7 +414,8 @@ async fn the_lease_is_renewed_every_ten_seconds_and_idling_costs_nothing_else() 
     let _node = Node::ready(&api).await;
     put_pod(&api, app(&[]));
     running(&api).await;
-    let lease = || api.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/worker-1");
+    let lease =
+        || api.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/worker-1");
     let renewed = || -> Timestamp {
         lease().unwrap()["spec"]["renewTime"].as_str().unwrap().parse().unwrap()
     };

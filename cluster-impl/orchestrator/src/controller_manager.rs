@@ -55,7 +55,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         renew_deadline: args.leader_elect_renew_deadline,
         retry_period: args.leader_elect_retry_period,
     };
-    let mut config = controllers::Config::new(elector);
+    let mut config = controllers::Config::new(&elector.identity);
+    config.elector = elector;
     config.node_monitor_period = args.node_monitor_period;
     config.node_monitor_grace_period = args.node_monitor_grace_period;
     config.cluster_cidr = args.cluster_cidr;

@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kubelet::network::BridgeNetwork;
+use kubelet::runtimes::cri::{CriConfig, CriRuntime, ImageSource};
+
 use crate::process::Common;
 use crate::{health, kubeconfig};
 
@@ -25,6 +28,18 @@ pub struct Args {
     /// The port of /healthz on the loopback address.
     #[arg(long, default_value_t = 10248)]
     healthz_port: u16,
+    /// Where the pod network's configuration is written.
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+    /// Where the network's plugins are. Repeatable.
+    #[arg(long, default_values = ["/opt/cni/bin", "/usr/lib/cni"])]
+    cni_bin_dir: Vec<PathBuf>,
+    /// The range of all pods' addresses.
+    #[arg(long, default_value = "10.244.0.0/16")]
+    cluster_cidr: String,
+    /// Pull images from their registries; otherwise they must have been imported.
+    #[arg(long)]
+    registry: bool,
     /// A planted defect, for testing the tester. Repeatable.
     #[arg(long = "sabotage", value_name = "NAME", hide = true)]
     sabotages: Vec<env::Sabotage>,
@@ -35,8 +50,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let common = Common { node: args.hostname_override.clone(), sabotages: args.sabotages };
     let env = common.env();
     let client = kubeconfig::client(&args.kubeconfig).await?;
-    let runtime = kubelet::CriRuntime::connect(&args.container_runtime_endpoint, env.clone())?;
-    let config = kubelet::Config::new(&args.hostname_override, args.node_ip);
+    let socket = args.container_runtime_endpoint.trim_start_matches("unix://");
+    let mut cri = CriConfig::new(socket);
+    cri.images = if args.registry { ImageSource::Registry } else { ImageSource::Imported };
+    let runtime = CriRuntime::new(env.clone(), cri);
+    let mut config = kubelet::Config::new(
+        &args.hostname_override,
+        &args.node_ip.to_string(),
+        kubelet::MachineFacts::read(),
+    );
+    config.network = Some(Arc::new(BridgeNetwork {
+        conf_dir: args.cni_conf_dir,
+        plugin_dirs: args.cni_bin_dir,
+        cluster_cidr: args.cluster_cidr,
+    }));
     let health = config.health.clone();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.healthz_port));
     let _health =

@@ -46,7 +46,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         renew_deadline: args.leader_elect_renew_deadline,
         retry_period: args.leader_elect_retry_period,
     };
-    let config = scheduler::Config::new(elector);
+    let mut config = scheduler::Config::new(&elector.identity);
+    config.elector = elector;
     let address = SocketAddr::from((args.bind_address, args.secure_port));
     let _health = health::serve(&env, address, Arc::new(|| true)).await?;
     scheduler::run(env, client, config).await;

@@ -279,7 +279,8 @@ fn prepare_machine(config: &Config) {
         }
     };
     // Volumes that are mounted later must be seen by containers that ask for that.
-    let shared = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>);
+    let shared =
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>);
     warn("share the mounts", shared.map_err(io::Error::from));
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     for (target, version) in cgroup_mounts(&mounts) {

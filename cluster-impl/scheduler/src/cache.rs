@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use machinery::{Object, ObjectKey};
 
-use crate::{NodeInfo, PodInfo, Snapshot};
+use crate::{PodInfo, Snapshot};
 
 /// Nodes with their pods. A pod stands on one node at most.
 #[derive(Debug, Default)]
@@ -93,6 +93,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::NodeInfo;
 
     fn pod(uid: &str, node: &str, phase: &str) -> Arc<Object> {
         let mut pod = Object::new("v1", "Pod", "default", "web");

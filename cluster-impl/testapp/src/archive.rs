@@ -82,16 +82,30 @@ fn digest(bytes: &[u8]) -> String {
 fn layer(program: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut layer = Tar { out: Vec::new() };
     for dir in ["bin/", "dev/", "etc/", "proc/", "sys/", "var/", "var/log/"] {
-        layer.entry(dir, 0o755, b'5', "", 0)?;
+        layer.entry(dir, 0o755, Kind::Dir)?;
     }
-    layer.entry("tmp/", 0o1777, b'5', "", 0)?;
+    layer.entry("tmp/", 0o1777, Kind::Dir)?;
     layer.file("testapp", 0o755, program)?;
     for applet in APPLETS {
-        layer.entry(&format!("bin/{applet}"), 0o777, b'2', "/testapp", 0)?;
+        layer.entry(&format!("bin/{applet}"), 0o777, Kind::Link("/testapp"))?;
     }
-    layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n")?;
+    layer.file(
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    )?;
     layer.file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
     layer.end()
+}
+
+/// What an entry of an archive is.
+enum Kind<'k> {
+    /// A file of this size.
+    File(usize),
+    /// A link to this path.
+    Link(&'k str),
+    /// A folder.
+    Dir,
 }
 
 /// A writer of ustar archives whose entries all belong to root and are of no time.
@@ -101,27 +115,25 @@ struct Tar<W> {
 
 impl<W: Write> Tar<W> {
     fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> anyhow::Result<()> {
-        self.entry(name, mode, b'0', "", content.len())?;
+        self.entry(name, mode, Kind::File(content.len()))?;
         self.out.write_all(content)?;
         let rest = content.len().next_multiple_of(BLOCK) - content.len();
         Ok(self.out.write_all(&[0; BLOCK][..rest])?)
     }
 
-    fn entry(
-        &mut self,
-        name: &str,
-        mode: u32,
-        kind: u8,
-        link: &str,
-        size: usize,
-    ) -> anyhow::Result<()> {
+    fn entry(&mut self, name: &str, mode: u32, kind: Kind<'_>) -> anyhow::Result<()> {
+        let (flag, link, size) = match kind {
+            Kind::File(size) => (b'0', "", size),
+            Kind::Link(target) => (b'2', target, 0),
+            Kind::Dir => (b'5', "", 0),
+        };
         let mut header = [0_u8; BLOCK];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
         anyhow::ensure!(name.len() < 100 && link.len() < 100, "{name} is too long a name for tar");
         put(0, name.as_bytes());
         put(100, format!("{mode:07o}\0{:07o}\0{:07o}\0{size:011o}\0{:011o}\0", 0, 0, 0).as_bytes());
         put(148, b"        ");
-        put(156, &[kind]);
+        put(156, &[flag]);
         put(157, link.as_bytes());
         put(257, b"ustar\x0000");
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();

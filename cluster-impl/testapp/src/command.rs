@@ -179,9 +179,7 @@ impl fmt::Display for Command {
             | Command::Hostname
             | Command::Cat { .. }
             | Command::Echo { .. }
-            | Command::Image { .. } => {
-                f.write_str("exits 0 after 0, on SIGTERM exits 143 after 0")
-            }
+            | Command::Image { .. } => f.write_str("exits 0 after 0, on SIGTERM exits 143 after 0"),
         }
     }
 }

@@ -28,8 +28,8 @@ impl Resolver {
                 Some("nameserver") => resolver.servers.extend(words.next().map(str::to_owned)),
                 Some("search") => resolver.searches = words.map(str::to_owned).collect(),
                 Some("options") => {
-                    let dots = words.filter_map(|word| word.strip_prefix("ndots:"));
-                    resolver.ndots = dots.last().and_then(|n| n.parse().ok()).unwrap_or(1);
+                    let mut dots = words.filter_map(|word| word.strip_prefix("ndots:"));
+                    resolver.ndots = dots.next_back().and_then(|n| n.parse().ok()).unwrap_or(1);
                 }
                 _ => {}
             }
@@ -74,7 +74,8 @@ pub async fn addresses(name: &str) -> anyhow::Result<Vec<String>> {
 }
 
 async fn ask(server: SocketAddr, id: u16, name: &str) -> anyhow::Result<Vec<Ipv4Addr>> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.context("cannot open a socket")?;
+    let socket =
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.context("cannot open a socket")?;
     socket.connect(server).await.context("cannot reach the server")?;
     socket.send(&question(id, name)?).await.context("cannot ask")?;
     let mut answer = [0; 1500];

@@ -47,9 +47,8 @@ struct App {
 pub async fn run(options: Serve) -> anyhow::Result<u8> {
     let mut term = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.port));
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let app = Arc::new(App {
         version: options.version.clone(),
         ready_at: Instant::now() + options.ready_after,
@@ -154,7 +153,10 @@ fn exit(code: i32) -> ! {
 }
 
 /// Keeps one CPU busy, beside the server's own thread.
-#[expect(clippy::disallowed_methods, reason = "a busy CPU needs a thread; nobody simulates this one")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a busy CPU needs a thread; nobody simulates this one"
+)]
 async fn burn(time: Duration) {
     let end = Instant::now() + time;
     let work = tokio::task::spawn_blocking(move || {

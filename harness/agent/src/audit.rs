@@ -105,15 +105,10 @@ mod tests {
     const WRITE: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","stage":"ResponseComplete","verb":"create","user":{"username":"system:kube-scheduler"},"objectRef":{"resource":"pods","namespace":"default","name":"a","subresource":"binding"},"responseStatus":{"code":201},"annotations":{"shakedown.dev/revision":"17","shakedown.dev/fence":"kube-scheduler/cp-1_x/2"}}"#;
 
     fn keys(seen: &[What]) -> Vec<(&str, i64)> {
-        let of = |what: &What| match what {
-            What::Audit { .. } => (),
-            other => panic!("{other:?}"),
-        };
-        seen.iter().for_each(|what| of(what));
         seen.iter()
-            .filter_map(|what| match what {
-                What::Audit { key, revision, .. } => Some((key.as_str(), *revision)),
-                _ => None,
+            .map(|what| match what {
+                What::Audit { key, revision, .. } => (key.as_str(), *revision),
+                other => panic!("{other:?}"),
             })
             .collect()
     }

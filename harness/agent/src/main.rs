@@ -61,7 +61,6 @@ fn read_lines(lines: &mpsc::SyncSender<String>) {
 }
 
 /// Starts a thread. The agent talks to a kernel, never to a simulation.
-#[expect(clippy::disallowed_methods, reason = "the agent is a real process on a real node")]
 fn start(
     name: &'static str,
     work: impl FnOnce() + Send + 'static,

@@ -62,7 +62,9 @@ pub fn reading(component: Component) -> Reading {
         Reading::Process { state: ProcessState::Absent, identity: String::new(), ticks: 0 };
     let Some(pid) = pid_of(component) else { return absent };
     let Some(stat) = stat(pid) else { return absent };
-    let state = if all_stopped(pid) { ProcessState::Stopped } else { ProcessState::Running };
+    // The main thread is asked first: the others matter only if it stands still.
+    let stopped = stat.state == 'T' && all_stopped(pid);
+    let state = if stopped { ProcessState::Stopped } else { ProcessState::Running };
     Reading::Process { state, identity: format!("{pid}/{}", stat.start), ticks: stat.ticks }
 }
 

@@ -13,8 +13,9 @@ use crate::containers::Containers;
 use crate::output::Output;
 use crate::processes;
 
-/// The node is looked at so often.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The node is looked at so often: a container that starts and ends in between is not seen. A look
+/// costs a few dozen small reads.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Follows the node until a later generation takes over.
 pub struct Watch {

@@ -40,7 +40,7 @@ pub fn plans(wanted: &Wanted) -> Result<Vec<Planned>, Failure> {
         Failure::usage(error.to_string(), "name scenario files, or folders with scenarios such as `suites`")
     })?;
     let behaviours = shakedown_suites::behaviours();
-    let invariants = shakedown_judge::invariant_names();
+    let invariants: std::collections::BTreeSet<String> = shakedown_judge::invariants::names().into_iter().map(str::to_owned).collect();
     let mut planned = Vec::new();
     let mut problems = Problems::default();
     let mut skipped = std::collections::BTreeSet::new();

@@ -16,6 +16,7 @@ pub mod planner;
 pub mod read;
 pub mod roles;
 pub mod scenario;
+pub mod schema;
 pub mod steps;
 pub mod target;
 pub mod timeline;

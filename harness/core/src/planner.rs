@@ -10,18 +10,14 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use crate::condition::{Compiled, Condition};
-use crate::fault::{FaultKind, FaultSpec};
+use crate::fault::FaultKind;
 use crate::lever::LeverKind;
-use crate::plan::{
-    Action, Blast, Check, Ends, FORMAT, FaultStep, Given, ObjectRef, Plan, START, Step, Word,
-    end_of,
-};
+use crate::plan::{Action, Blast, FORMAT, Given, ObjectRef, Plan, Step};
 use crate::read::{Notes, Placed, did_you_mean};
 use crate::roles::{Ref, Who};
 use crate::scenario::{GivenEntry, Scenario, check_manifest};
-use crate::steps::{ActionEntry, CheckEntry, FaultEntry, StepEntry};
 use crate::target::{ClusterSpec, Parameters, Role};
-use crate::window::{self, Window};
+use crate::window;
 use crate::yaml::{self, Part, Path, Problems};
 
 /// Reads a file that a scenario names, by its path relative to the scenario's own.

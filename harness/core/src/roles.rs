@@ -74,10 +74,25 @@ pub enum Who {
     OtherMembers,
     /// `pod/web-0`
     Pod(String),
-    /// `any pod of deployment/web`
-    AnyPodOf(String),
+    /// `any pod of deployment/web`, `any pod of replicaset/web`
+    AnyPodOf(Owner),
     /// `all pods of deployment/web`
-    AllPodsOf(String),
+    AllPodsOf(Owner),
+}
+
+/// Whose pods: `deployment/web`, `replicaset/web`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// Deployment or ReplicaSet.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.to_ascii_lowercase(), self.name)
+    }
 }
 
 /// Why a role means nothing, or nobody plays it.
@@ -112,6 +127,8 @@ pub const ROLES: &[&str] = &[
     "pod/web-0",
     "any pod of deployment/web",
     "all pods of deployment/web",
+    "any pod of replicaset/web",
+    "all pods of replicaset/web",
 ];
 
 impl fmt::Display for Who {
@@ -135,8 +152,8 @@ impl fmt::Display for Who {
             Who::Majority => f.write_str("a majority of etcd"),
             Who::OtherMembers => f.write_str("the other members of etcd"),
             Who::Pod(name) => write!(f, "pod/{name}"),
-            Who::AnyPodOf(name) => write!(f, "any pod of deployment/{name}"),
-            Who::AllPodsOf(name) => write!(f, "all pods of deployment/{name}"),
+            Who::AnyPodOf(owner) => write!(f, "any pod of {owner}"),
+            Who::AllPodsOf(owner) => write!(f, "all pods of {owner}"),
         }
     }
 }
@@ -191,6 +208,12 @@ impl Who {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
             (!name.is_empty() && name.chars().all(plain)).then(|| name.to_string())
         };
+        let owned = |prefix: &str| {
+            ["Deployment", "ReplicaSet"].into_iter().find_map(|kind| {
+                let name = name(&format!("{prefix}{}/", kind.to_ascii_lowercase()))?;
+                Some(Owner { kind, name })
+            })
+        };
         if let Some(binding) = rest.strip_prefix("node of $") {
             return Ok(Who::NodeOf(Ref::Binding(binding.to_string())));
         }
@@ -199,8 +222,8 @@ impl Who {
         }
         let found = (name("node of pod/").map(|name| Who::NodeOf(Ref::Name(name))))
             .or_else(|| name("node ").map(|name| Who::Node(Ref::Name(name))))
-            .or_else(|| name("all pods of deployment/").map(Who::AllPodsOf))
-            .or_else(|| name("pod of deployment/").map(Who::AnyPodOf))
+            .or_else(|| owned("all pods of ").map(Who::AllPodsOf))
+            .or_else(|| owned("pod of ").map(Who::AnyPodOf))
             .or_else(|| name("pod/").map(Who::Pod));
         if let Some(found) = found {
             return Ok(found);
@@ -277,8 +300,8 @@ impl Who {
             Who::Majority => some(members(), |count| count / 2 + 1, random),
             Who::OtherMembers => free(members()),
             Who::Pod(name) => vec![format!("{}/{name}", world.namespace())],
-            Who::AnyPodOf(name) => one(pods_of(world, name), random),
-            Who::AllPodsOf(name) => pods_of(world, name),
+            Who::AnyPodOf(owner) => one(pods_of(world, owner), random),
+            Who::AllPodsOf(owner) => pods_of(world, owner),
         };
         if found.is_empty() {
             return Err(nobody(format!("nobody is `{self}` now"), ""));
@@ -332,8 +355,8 @@ fn etcd_leader(world: &World) -> Result<String, RoleError> {
     }
 }
 
-/// The pods of a Deployment of the scenario that are not being deleted.
-fn pods_of(world: &World, deployment: &str) -> Vec<String> {
+/// The pods of a Deployment or ReplicaSet of the scenario that are not being deleted.
+fn pods_of(world: &World, wanted: &Owner) -> Vec<String> {
     let owner = |object: &Value, kind: &str| {
         let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
         let owner = owners.iter().find(|owner| owner["kind"] == kind)?;
@@ -342,8 +365,11 @@ fn pods_of(world: &World, deployment: &str) -> Vec<String> {
     let namespace = world.namespace();
     let is_of = |pod: &Value| {
         let set = owner(pod, "ReplicaSet")?;
+        if wanted.kind == "ReplicaSet" {
+            return Some(set == wanted.name);
+        }
         let set = world.object("replicasets.apps", namespace, &set)?;
-        Some(owner(set, "Deployment")? == deployment)
+        Some(owner(set, "Deployment")? == wanted.name)
     };
     world
         .objects("pods")
@@ -380,4 +406,139 @@ fn some(
         chosen.insert(left.swap_remove(index));
     }
     chosen.into_iter().map(|index| names[index].clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::{ClusterFact, NodeFact, Parameters};
+    use crate::timeline::{Change, Event, What};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use serde_json::json;
+
+    fn world() -> World {
+        let node = |name: &str, role| NodeFact { name: name.into(), role, address: String::new() };
+        let mut nodes: Vec<NodeFact> =
+            (1..=5).map(|n| node(&format!("cp-{n}"), Role::ControlPlane)).collect();
+        nodes.extend((1..=3).map(|n| node(&format!("worker-{n}"), Role::Worker)));
+        let object = |kind: &str, object| What::Object {
+            change: Change::Added,
+            kind: kind.into(),
+            revision: 1,
+            object,
+        };
+        let owner = |kind: &str, name: &str| json!([{"kind": kind, "name": name}]);
+        let pod = |name: &str, owners: Value, node: &str| {
+            object(
+                "pods",
+                json!({"metadata": {"namespace": "shop", "name": name, "ownerReferences": owners}, "spec": {"nodeName": node}}),
+            )
+        };
+        let member = |n: u64, leader, term| What::EtcdMember {
+            node: format!("cp-{n}"),
+            member: n,
+            leader,
+            term,
+            revision: 1,
+        };
+        let whats = vec![
+            What::Cluster { cluster: ClusterFact { nodes, parameters: Parameters::default() } },
+            What::Bound { name: "namespace".into(), to: vec!["shop".into()] },
+            What::Bound { name: "bare".into(), to: vec!["shop/bare".into()] },
+            pod("bare", json!([]), "worker-2"),
+            object(
+                "replicasets.apps",
+                json!({"metadata": {"namespace": "shop", "name": "web-1", "ownerReferences": owner("Deployment", "web")}}),
+            ),
+            pod("web-1-a", owner("ReplicaSet", "web-1"), "worker-1"),
+            pod("web-1-b", owner("ReplicaSet", "web-1"), "worker-3"),
+            object(
+                "leases.coordination.k8s.io",
+                json!({"metadata": {"namespace": "kube-system", "name": "kube-scheduler"}, "spec": {"holderIdentity": "cp-4_x"}}),
+            ),
+            // A deposed leader still takes itself for the leader of an older term.
+            member(1, 1, 3),
+            member(2, 3, 4),
+            member(3, 3, 4),
+        ];
+        let mut world = World::new();
+        for (seq, what) in whats.into_iter().enumerate() {
+            let seq = seq as u64;
+            world.apply(&Event { seq, at_us: seq, error_us: 0, scenario: "s".into(), what });
+        }
+        world
+    }
+
+    fn who(role: &str, taken: &[&str], seed: u64) -> Result<Vec<String>, RoleError> {
+        let taken = taken.iter().map(|name| name.to_string()).collect();
+        Who::parse(role)?.resolve(&world(), &taken, &mut ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    #[test]
+    fn roles_that_leave_no_choice() {
+        for (role, taken, expected) in [
+            ("node of $bare", &[][..], "worker-2"),
+            ("node of pod/bare", &[], "worker-2"),
+            ("$bare", &[], "shop/bare"),
+            ("node worker-3", &[], "worker-3"),
+            ("worker-3", &[], "worker-3"),
+            ("the other workers", &["worker-2"], "worker-1 worker-3"),
+            ("all workers", &["worker-2"], "worker-1 worker-2 worker-3"),
+            ("any worker", &["worker-1", "worker-2"], "worker-3"),
+            ("leader of etcd", &[], "cp-3"),
+            ("the followers of etcd", &[], "cp-1 cp-2 cp-4 cp-5"),
+            ("the other members of etcd", &["cp-3"], "cp-1 cp-2 cp-4 cp-5"),
+            ("leader of kube-scheduler", &[], "cp-4"),
+            ("the control plane", &[], "cp-1 cp-2 cp-3 cp-4 cp-5"),
+            ("all pods of deployment/web", &[], "shop/web-1-a shop/web-1-b"),
+            ("all pods of replicaset/web-1", &[], "shop/web-1-a shop/web-1-b"),
+            ("pod/bare", &[], "shop/bare"),
+        ] {
+            assert_eq!(who(role, taken, 1).unwrap().join(" "), expected, "{role}");
+        }
+    }
+
+    #[test]
+    fn choices_are_the_seeds_and_of_the_right_size() {
+        for (role, size) in [
+            ("worker", 1),
+            ("follower of etcd", 1),
+            ("a minority of etcd", 2),
+            ("a majority of etcd", 3),
+            ("any pod of deployment/web", 1),
+        ] {
+            let choices: BTreeSet<Vec<String>> =
+                (0..40).map(|seed| who(role, &[], seed).unwrap()).collect();
+            assert!(choices.len() > 1, "{role} is always {choices:?}");
+            for (seed, chosen) in (0..40).map(|seed| (seed, who(role, &[], seed).unwrap())) {
+                assert_eq!(chosen.len(), size, "{role}");
+                assert_eq!(chosen, who(role, &[], seed).unwrap(), "{role}");
+                assert!(role != "follower of etcd" || chosen != ["cp-3"]);
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_told() {
+        for (role, message) in [
+            ("$nobody", "not bound"),
+            ("node of pod/none", "is on no node"),
+            ("node worker-9", "no node `worker-9`"),
+            ("leader of kube-controller-manager", "nobody is"),
+            ("any pod of deployment/none", "nobody is"),
+            ("the other workers of etcd", "nobody has the role"),
+        ] {
+            let error = who(role, &[], 1).unwrap_err();
+            assert!(error.message.contains(message), "{role}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_role_is_read_back_as_it_is_shown() {
+        for role in ROLES {
+            let who = Who::parse(role).unwrap();
+            assert_eq!(Who::parse(&who.to_string()).unwrap(), who, "{role}");
+        }
+    }
 }

@@ -23,6 +23,28 @@ pub const API_VERSION: &str = "shakedown.dev/v1";
 pub const POD_IMAGE: &str = "nginx:1.27";
 /// The verbs of a workload.
 pub const VERBS: &[&str] = &["create", "delete", "get", "update", "watch"];
+/// The fields of `spec:`.
+pub(crate) const SPEC: &[&str] = &[
+    "title",
+    "proves",
+    "cluster",
+    "needs",
+    "blast",
+    "given",
+    "bind",
+    "workload",
+    "steps",
+    "invariants",
+];
+/// The fields of `cluster:`.
+pub(crate) const CLUSTER: &[&str] = &["controlPlanes", "workers", "parameters"];
+/// The fields of `workload:`.
+pub(crate) const WORKLOAD: &[&str] = &["clients", "mix", "over", "rate", "keys"];
+/// What `blast:` may be.
+pub(crate) const BLASTS: &[&str] = &["cluster", "namespace", "nodes"];
+/// What `needs:` may name.
+pub(crate) const ABILITIES: &[&str] =
+    &["api", "cut", "kill-container", "kill-node", "kill-process", "pause-node", "stop-process"];
 /// How many objects a workload shares if it does not say.
 const WORKLOAD_KEYS: u32 = 16;
 
@@ -119,18 +141,7 @@ pub fn read(document: Document) -> Result<Scenario, Problems> {
     let name = name.and_then(|name| object_name(&name)).unwrap_or_default();
     let spec = root.need("spec").unwrap_or_else(|| root.clone());
     if spec.at != root.at {
-        spec.only(&[
-            "title",
-            "proves",
-            "cluster",
-            "needs",
-            "blast",
-            "given",
-            "bind",
-            "workload",
-            "steps",
-            "invariants",
-        ]);
+        spec.only(SPEC);
     }
     let texts = |field: &str| spec.get(field).map(|list| list.texts()).unwrap_or_default();
     let entries = |field: &str| spec.get(field).map(|list| list.items()).unwrap_or_default();
@@ -146,7 +157,7 @@ pub fn read(document: Document) -> Result<Scenario, Problems> {
         proves: spec.need("proves").map(|list| list.texts()).unwrap_or_default(),
         cluster: cluster(spec.need("cluster")),
         needs: spec.get("needs").map(|list| choices(&list)).unwrap_or_default(),
-        blast: spec.get("blast").and_then(|word| choice(&word, &["cluster", "namespace", "nodes"])),
+        blast: spec.get("blast").and_then(|word| choice(&word, BLASTS)),
         given: given
             .iter()
             .filter_map(|entry| Some(Placed { value: read_given(entry)?, at: entry.at.clone() }))
@@ -200,7 +211,7 @@ fn is_scenario(root: &Cursor<'_>) -> bool {
 fn cluster(cursor: Option<Cursor<'_>>) -> ClusterEntry {
     let mut entry = ClusterEntry { control_planes: 1, workers: 1, parameters: BTreeMap::new() };
     let Some(cursor) = cursor else { return entry };
-    cursor.only(&["controlPlanes", "workers", "parameters"]);
+    cursor.only(CLUSTER);
     let count = |field: &str, most: u64| {
         let field = cursor.need(field)?;
         let count = field.number()?;
@@ -311,16 +322,7 @@ fn choice<T: serde::de::DeserializeOwned>(cursor: &Cursor<'_>, known: &[&str]) -
 }
 
 fn choices(cursor: &Cursor<'_>) -> Vec<LeverKind> {
-    const KNOWN: &[&str] = &[
-        "api",
-        "cut",
-        "kill-container",
-        "kill-node",
-        "kill-process",
-        "pause-node",
-        "stop-process",
-    ];
-    cursor.items().iter().filter_map(|item| choice(item, KNOWN)).collect()
+    cursor.items().iter().filter_map(|item| choice(item, ABILITIES)).collect()
 }
 
 /// One role, or several.
@@ -405,15 +407,19 @@ const POD_CONTAINER: &[&str] = &[
     "startupProbe",
 ];
 
-/// A pod in short: its name, where it is put, and fields of its spec or of its only container.
-fn read_pod(cursor: &Cursor<'_>, bound_as: Option<String>) -> Option<GivenEntry> {
-    let known: Vec<&str> = ["pod", "on", "as", "labels", "annotations"]
+/// Every field that a pod in short may have.
+pub(crate) fn pod_fields() -> Vec<&'static str> {
+    ["pod", "on", "as", "labels", "annotations"]
         .iter()
         .chain(POD_SPEC)
         .chain(POD_CONTAINER)
         .copied()
-        .collect();
-    cursor.only(&known);
+        .collect()
+}
+
+/// A pod in short: its name, where it is put, and fields of its spec or of its only container.
+fn read_pod(cursor: &Cursor<'_>, bound_as: Option<String>) -> Option<GivenEntry> {
+    cursor.only(&pod_fields());
     let name = object_name(&cursor.get("pod")?)?;
     let on = match cursor.get("on") {
         Some(on) => match read_who(&on)?.as_slice() {
@@ -453,7 +459,7 @@ fn read_pod(cursor: &Cursor<'_>, bound_as: Option<String>) -> Option<GivenEntry>
 }
 
 fn read_workload(cursor: &Cursor<'_>) -> Option<Workload> {
-    cursor.only(&["clients", "mix", "over", "rate", "keys"]);
+    cursor.only(WORKLOAD);
     let clients = cursor.need("clients")?;
     let count = clients.number()?;
     if !(1..=256).contains(&count) {

@@ -159,6 +159,11 @@ fn read_apply(target: &Cursor<'_>) -> Option<ActionEntry> {
         target.only(&["file"]);
         return Some(ActionEntry::ApplyFile(file.placed_text()?));
     }
+    let manifest = target.get("manifest");
+    if manifest.is_some() {
+        target.only(&["manifest"]);
+    }
+    let target = manifest.as_ref().unwrap_or(target);
     Some(ActionEntry::Apply(match target.value {
         Value::Array(items) => items.clone(),
         Value::Object(_) => vec![target.value.clone()],
@@ -170,13 +175,26 @@ fn read_apply(target: &Cursor<'_>) -> Option<ActionEntry> {
     }))
 }
 
-/// The field that names an object, and the object: `pod: web-0`, `lease: kube-system/kube-scheduler`.
-fn read_object(target: &Cursor<'_>) -> Option<(&'static str, ObjectRef)> {
-    let words: Vec<&str> = KINDS.iter().map(|kind| kind.word).collect();
+/// The fields that name an object, and the object: `pod: web-0`, `lease: kube-system/kube-scheduler`,
+/// or `lease: kube-scheduler` with `namespace: kube-system`.
+struct Named {
+    kind: &'static Kind,
+    object: ObjectRef,
+    fields: Vec<&'static str>,
+}
+
+fn read_object(target: &Cursor<'_>) -> Option<Named> {
     let fields = target.fields();
-    let found: Vec<_> = fields.iter().filter(|(name, _)| words.contains(name)).collect();
-    let [(word, field)] = found.as_slice() else {
-        match (found.len(), fields.first()) {
+    let mut kinds: Vec<&'static Kind> =
+        fields.iter().filter_map(|(name, _)| Kind::of_word(name)).collect();
+    // Beside an object that lives in one, `namespace` says where.
+    let is_place = kinds.len() == 2 && kinds.iter().any(|kind| kind.is_namespaced);
+    if is_place {
+        kinds.retain(|kind| kind.word != "namespace");
+    }
+    let [kind] = kinds.as_slice() else {
+        let words: Vec<&str> = KINDS.iter().map(|kind| kind.word).collect();
+        match (kinds.len(), fields.first()) {
             (0, Some((name, field))) => {
                 field
                     .wrong(format!("`{name}` names no kind of object"), did_you_mean(name, &words));
@@ -186,24 +204,32 @@ fn read_object(target: &Cursor<'_>) -> Option<(&'static str, ObjectRef)> {
         }
         return None;
     };
-    let kind = Kind::of_word(word)?;
+    let field = target.get(kind.word)?;
     let text = field.text()?;
-    let (namespace, name) = match text.split_once('/') {
+    let (mut namespace, name) = match text.split_once('/') {
         Some((namespace, name)) if kind.is_namespaced => (Some(namespace.to_string()), name),
         Some(_) => {
-            field.wrong(format!("a {word} has no namespace"), "write its name only");
+            field.wrong(format!("a {} has no namespace", kind.word), "write its name only");
             return None;
         }
         None => (None, text.as_str()),
     };
-    let object =
-        ObjectRef { kind: kind.id.into(), namespace, name: name.to_string(), grace_seconds: None };
-    Some((kind.word, object))
+    let mut named = vec![kind.word];
+    if let Some(place) = target.get("namespace").filter(|_| is_place) {
+        if namespace.is_some() {
+            place.wrong("the namespace is named twice", "drop one");
+        }
+        namespace = Some(place.text()?);
+        named.push("namespace");
+    }
+    let name = name.to_string();
+    let object = ObjectRef { kind: kind.id.into(), namespace, name, grace_seconds: None };
+    Some(Named { kind, object, fields: named })
 }
 
 fn read_delete(target: &Cursor<'_>) -> Option<ActionEntry> {
-    let (word, mut object) = read_object(target)?;
-    target.only(&[word, "graceSeconds"]);
+    let Named { mut object, fields, .. } = read_object(target)?;
+    target.only(&[&fields[..], &["graceSeconds"]].concat());
     if let Some(grace) = target.get("graceSeconds") {
         object.grace_seconds = Some(grace.number()?);
     }
@@ -216,8 +242,8 @@ fn rest(target: &Cursor<'_>, without: &[&str]) -> Map<String, Value> {
 }
 
 fn read_patch(target: &Cursor<'_>) -> Option<ActionEntry> {
-    let (word, object) = read_object(target)?;
-    let fields = rest(target, &[word]);
+    let Named { object, fields: named, .. } = read_object(target)?;
+    let fields = rest(target, &named);
     if fields.is_empty() {
         target.wrong("the patch changes nothing", "add fields, such as `spec: {..}`");
         return None;
@@ -226,9 +252,9 @@ fn read_patch(target: &Cursor<'_>) -> Option<ActionEntry> {
 }
 
 fn read_scale(target: &Cursor<'_>) -> Option<ActionEntry> {
-    let (word, object) = read_object(target)?;
-    target.only(&[word, "replicas"]);
-    if !["deployment", "replicaset"].contains(&word) {
+    let Named { kind: Kind { word, .. }, object, fields } = read_object(target)?;
+    target.only(&[&fields[..], &["replicas"]].concat());
+    if !["deployment", "replicaset"].contains(word) {
         target.wrong(format!("a {word} has no replicas"), "scale a deployment or a replicaset");
         return None;
     }
@@ -322,8 +348,8 @@ pub(crate) fn read_condition(target: &Cursor<'_>) -> Option<Condition> {
 }
 
 fn read_partial(target: &Cursor<'_>) -> Option<Partial> {
-    let (word, object) = read_object(target)?;
-    let kind = Kind::of_word(word)?;
+    let Named { kind, object, fields: named } = read_object(target)?;
+    let word = kind.word;
     if !kind.is_watched {
         target.wrong(format!("nobody watches a {word}"), "conditions speak of watched kinds only");
         return None;
@@ -338,7 +364,7 @@ fn read_partial(target: &Cursor<'_>) -> Option<Partial> {
         },
         None => true,
     };
-    let fields = rest(target, &[word, "exists", "cel"]);
+    let fields = rest(target, &[&named[..], &["exists", "cel"]].concat());
     const PARTS: &[&str] = &["metadata", "spec", "status", "data", "subsets", "type"];
     for name in fields.keys().filter(|name| !PARTS.contains(&name.as_str())) {
         let field = target.get(name)?;

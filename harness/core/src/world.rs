@@ -301,3 +301,66 @@ impl World {
         mark
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timeline::Operation;
+
+    fn see(world: &mut World, at_us: u64, what: What) {
+        world.apply(&Event { seq: at_us, at_us, error_us: 0, scenario: "s".into(), what });
+    }
+
+    fn write(call_us: u64, outcome: Outcome) -> What {
+        What::Operation(Operation {
+            client: 0,
+            server: "cp-1".into(),
+            verb: "update".into(),
+            key: "ns/a".into(),
+            value: None,
+            expected: None,
+            call_us,
+            outcome,
+        })
+    }
+
+    #[test]
+    fn writes_succeed_again_only_by_one_sent_after_the_fault() {
+        let ok = || Outcome::Ok { revision: 1, value: None };
+        let lost = || Outcome::Unknown { why: "timeout".into() };
+        let mut world = World::new();
+        see(&mut world, 10, write(5, ok()));
+        assert!(world.writes().succeeding);
+        let phase = FaultPhase::Applied;
+        let (name, fault) = ("cut".to_string(), "partition".to_string());
+        see(
+            &mut world,
+            20,
+            What::Fault { name, fault, phase, targets: vec![], undo: vec![], evidence: vec![] },
+        );
+        assert!(!world.writes().succeeding);
+        see(&mut world, 21, write(19, ok()));
+        assert!(!world.writes().succeeding, "it was sent before the fault");
+        see(&mut world, 40, write(22, lost()));
+        see(&mut world, 41, write(30, Outcome::Refused { code: 409, reason: "Conflict".into() }));
+        assert!(!world.writes().succeeding);
+        see(&mut world, 50, write(45, ok()));
+        assert_eq!(world.writes(), Writes { acknowledged: 3, failed: 1, succeeding: true });
+    }
+
+    #[test]
+    fn a_scenario_begins_with_an_empty_world() {
+        let mut world = World::new();
+        let object = json!({"metadata": {"name": "n"}});
+        let change = Change::Added;
+        see(&mut world, 1, What::Object { change, kind: "nodes".into(), revision: 1, object });
+        see(&mut world, 2, What::Bound { name: "x".into(), to: vec!["n".into()] });
+        see(&mut world, 3, What::Moment { name: "start".into() });
+        let kinds = ["nodes".to_string()];
+        let before = world.mark(&kinds, true, true);
+        see(&mut world, 4, What::ScenarioBegan { id: "next".into() });
+        assert!(world.object("nodes", "", "n").is_none());
+        assert!(world.bound("x").is_none() && world.moment("start").is_none());
+        assert_ne!(world.mark(&kinds, true, true), before);
+    }
+}

@@ -251,3 +251,43 @@ fn every_mistake_is_told_at_once() {
     let Problems(problems) = plan(&text).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
 }
+
+#[test]
+fn steps_speak_of_objects_as_people_do() {
+    let text = "
+apiVersion: shakedown.dev/v1
+kind: Scenario
+metadata: {name: steps}
+spec:
+  title: Every way to name an object
+  proves: []
+  cluster: {controlPlanes: 1, workers: 1}
+  steps:
+  - patch: {lease: kube-scheduler, namespace: kube-system, spec: {holderIdentity: nobody}}
+  - patch: {lease: kube-system/kube-scheduler, spec: {holderIdentity: nobody}}
+  - delete: {pod: web-0, graceSeconds: 0}
+  - scale: {deployment: web, replicas: 3}
+  - apply: {file: manifests/web.yaml}
+  - apply: {manifest: {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}}
+  - apply: [{apiVersion: v1, kind: ConfigMap, metadata: {name: b}}]
+  - never: {lease: kube-scheduler, namespace: kube-system, spec: {holderIdentity: nobody}}
+    for: 3s
+  - always: {namespace: kube-system}
+    for: 3s
+";
+    let plan = plan(text).unwrap_or_else(|problems| panic!("{problems}"));
+    let Action::Patch { object: first, fields } = &plan.steps[0].action else { panic!() };
+    let Action::Patch { object: second, .. } = &plan.steps[1].action else { panic!() };
+    assert_eq!(first, second);
+    assert_eq!(fields.as_object().unwrap().len(), 1);
+    let Action::Delete(deleted) = &plan.steps[2].action else { panic!() };
+    assert_eq!((deleted.namespace.as_deref(), deleted.grace_seconds), (None, Some(0)));
+    let applied = plan.steps[4..7]
+        .iter()
+        .all(|step| matches!(&step.action, Action::Apply(it) if it.len() == 1));
+    assert!(applied);
+    let (_, check) = plan.checks().next().unwrap();
+    let object = check.condition.object.as_ref().unwrap();
+    assert_eq!(object.namespace.as_deref(), Some("kube-system"));
+    assert_eq!(plan.blast, Blast::Namespace);
+}

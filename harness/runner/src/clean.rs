@@ -30,6 +30,7 @@ impl Session<'_> {
     /// Heals, cleans up and ends the scenario.
     pub(crate) async fn finish(&mut self) {
         self.events.goal = None;
+        self.events.untils.clear();
         self.events.deadline = Instant::now() + EXTRA;
         for active in self.take_active() {
             let healed = self.remove(active, None).await;

@@ -320,6 +320,9 @@ impl Session<'_> {
             }
             index += 1;
         }
+        // A condition whose fault is over would wake the loop for ever.
+        let Session { active, events, .. } = self;
+        events.untils.retain(|until| active.iter().any(|active| active.name == until.fault));
         Ok(())
     }
 

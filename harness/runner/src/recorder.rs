@@ -23,7 +23,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { events: 2_000_000, scenario: Duration::from_secs(2 * 3600) }
+        Self { events: 1_000_000, scenario: Duration::from_secs(2 * 3600) }
     }
 }
 

@@ -199,6 +199,9 @@ pub async fn run_pack(
 /// What the target or the cluster lacks for this plan.
 fn missing(target: &dyn Target, cluster: &ClusterFact, plan: &Plan) -> Option<String> {
     use shakedown_core::target::Role;
+    if target.endpoints().is_empty() {
+        return Some(format!("target `{}` has no API server", target.name()));
+    }
     let abilities = target.abilities();
     let lacking: Vec<String> = plan
         .needs

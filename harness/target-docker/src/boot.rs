@@ -11,9 +11,7 @@ use kube::Api;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use shakedown_core::lever::{NodeState, Reading};
-use shakedown_core::target::{
-    ClusterSpec, Endpoint, NodeFact, Progress, Role, TargetError,
-};
+use shakedown_core::target::{ClusterSpec, Endpoint, NodeFact, Progress, Role, TargetError};
 use tokio::time::Instant;
 
 use crate::docker::{exec, failed};
@@ -59,8 +57,7 @@ impl DockerTarget {
         let labels = labels::labels(&options.run, &options.cluster, options.keep, &state);
         let subnet = network::create(&self.docker, &self.record.network, &labels).await?;
         self.record = self.plan(spec, &options, subnet)?;
-        let facts: Vec<NodeFact> =
-            self.record.nodes.iter().map(|node| node.fact.clone()).collect();
+        let facts: Vec<NodeFact> = self.record.nodes.iter().map(|node| node.fact.clone()).collect();
         Files { dir: &self.dir, cluster: &options.cluster, spec, nodes: &facts }.write()?;
         self.dir.write(&self.record)?;
 
@@ -79,7 +76,11 @@ impl DockerTarget {
                     container: node.container.clone(),
                     node: node.fact.name.clone(),
                     role: node.fact.role,
-                    address: node.fact.address.parse().map_err(|error| failed("planning", error, ""))?,
+                    address: node
+                        .fact
+                        .address
+                        .parse()
+                        .map_err(|error| failed("planning", error, ""))?,
                 })
             })
             .collect::<Result<_, TargetError>>()?;
@@ -184,7 +185,8 @@ impl DockerTarget {
                     progress(&format!("{name} is Ready ({} of {})", told.len(), workers.len()));
                 }
             }
-            let all = nodes.iter().filter(|node| is_ready(node) && !pod_cidr(node).is_empty()).count();
+            let all =
+                nodes.iter().filter(|node| is_ready(node) && !pod_cidr(node).is_empty()).count();
             if why.is_empty() && all == workers.len() {
                 self.learn_pod_cidrs(&nodes);
                 return self.dir.write(&self.record);
@@ -241,7 +243,8 @@ impl DockerTarget {
             let script = "for log in /var/log/*.log; do [ -s $log ] && case $log in \
                 */etcd.log|*/containerd.log|*/kube-*.log|*/kubelet.log|*/images.log) \
                 echo \"$log: $(tail -n 2 $log | cut -c1-300)\";; esac; done; true";
-            if let Ok((_, text)) = exec(&self.docker, &node.container, &["sh", "-c", script]).await {
+            if let Ok((_, text)) = exec(&self.docker, &node.container, &["sh", "-c", script]).await
+            {
                 let lines = text.lines().filter(|line| !line.trim().is_empty());
                 said.extend(lines.map(|line| format!("{}: {line}", node.fact.name)));
             } else if let Ok((state @ (NodeState::Dead | NodeState::Paused), _)) =
@@ -299,7 +302,7 @@ async fn copy_binaries(options: &Options, dir: &ClusterDir) -> Result<(), Target
     let what = "writing the images of the workloads";
     let images = bin.join("images.tar");
     let output = tokio::process::Command::new(&binaries.testapp)
-        .arg("archive")
+        .args(["image", "--out"])
         .arg(&images)
         .output()
         .await

@@ -23,10 +23,7 @@ pub async fn connect() -> Result<Docker, TargetError> {
     let hint = "start Docker, or say where it is in DOCKER_HOST; `shakedown doctor` tells more";
     let docker = Docker::connect_with_defaults()
         .map_err(|error| failed("connecting to Docker", error, hint))?;
-    docker
-        .negotiate_version()
-        .await
-        .map_err(|error| failed("connecting to Docker", error, hint))
+    docker.negotiate_version().await.map_err(|error| failed("connecting to Docker", error, hint))
 }
 
 /// Whether the daemon says that there is no such thing.
@@ -101,7 +98,8 @@ pub(crate) async fn exec(
     };
     let exec = docker.create_exec(container, options).await?;
     let mut text = String::new();
-    if let StartExecResults::Attached { mut output, .. } = docker.start_exec(&exec.id, None).await? {
+    if let StartExecResults::Attached { mut output, .. } = docker.start_exec(&exec.id, None).await?
+    {
         while let Some(part) = output.next().await {
             if let LogOutput::StdOut { message } | LogOutput::StdErr { message } = part? {
                 text.push_str(&String::from_utf8_lossy(&message));

@@ -65,7 +65,8 @@ async fn docker_findings() -> Vec<Finding> {
     let docker = match docker::connect().await {
         Ok(docker) => docker,
         Err(error) => {
-            let advice = "start it: systemctl start docker, or service docker start; or set DOCKER_HOST";
+            let advice =
+                "start it: systemctl start docker, or service docker start; or set DOCKER_HOST";
             return vec![lacks("docker", State::Missing, error.to_string(), advice)];
         }
     };
@@ -116,7 +117,10 @@ fn inotify() -> Finding {
         return lacks(name, State::Weak, "unknown", "");
     };
     let used = inotify_used();
-    let found = format!("{used} of {max} in use; a cluster of {NODES} nodes takes {}", NODES * INOTIFY_PER_NODE);
+    let found = format!(
+        "{used} of {max} in use; a cluster of {NODES} nodes takes {}",
+        NODES * INOTIFY_PER_NODE
+    );
     if used + NODES * INOTIFY_PER_NODE <= max {
         ok(name, found)
     } else {
@@ -175,7 +179,7 @@ fn disk(path: &Path) -> Finding {
     let Ok(stat) = nix::sys::statvfs::statvfs(path) else {
         return lacks("disk space", State::Weak, "unknown", "");
     };
-    let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+    let free = stat.blocks_available() * stat.fragment_size();
     let found = format!("{} MiB free in {}", free >> 20, path.display());
     if free >= DISK_BYTES_MIN {
         ok("disk space", found)
@@ -188,13 +192,18 @@ fn netem() -> Finding {
     let name = "netem";
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let modules = format!("/lib/modules/{}", release.trim());
-    let listed = ["modules.builtin", "modules.dep"]
-        .iter()
-        .any(|file| fs::read_to_string(format!("{modules}/{file}")).is_ok_and(|text| text.contains("sch_netem")));
+    let listed = ["modules.builtin", "modules.dep"].iter().any(|file| {
+        fs::read_to_string(format!("{modules}/{file}")).is_ok_and(|text| text.contains("sch_netem"))
+    });
     if listed {
         ok(name, "in the kernel")
     } else {
-        lacks(name, State::Weak, "not seen in the kernel", "nothing to do: no fault of today needs it")
+        lacks(
+            name,
+            State::Weak,
+            "not seen in the kernel",
+            "nothing to do: no fault of today needs it",
+        )
     }
 }
 
@@ -204,7 +213,9 @@ mod tests {
 
     #[test]
     fn versions_compare_by_number() {
-        for (version, enough) in [("1.41", true), ("1.5", false), ("1.100", true), ("2.0", true), ("", false)] {
+        for (version, enough) in
+            [("1.41", true), ("1.5", false), ("1.100", true), ("2.0", true), ("", false)]
+        {
             assert_eq!(at_least(version, (1, 41)), enough, "{version}");
         }
     }

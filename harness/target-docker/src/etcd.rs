@@ -28,7 +28,8 @@ impl Outside {
     pub fn new(pki: &Path) -> Result<Self, TargetError> {
         let read = |file: &str| {
             let path = pki.join(file);
-            std::fs::read(&path).map_err(|error| failed(format!("reading {}", path.display()), error, ""))
+            std::fs::read(&path)
+                .map_err(|error| failed(format!("reading {}", path.display()), error, ""))
         };
         let mut identity = read("etcd-client.crt")?;
         identity.extend(read("etcd-client.key")?);

@@ -63,9 +63,8 @@ impl Eyes {
             running: false,
             container,
         });
-        let running = gone.processes.into_iter().filter(|(_, (state, _))| {
-            *state != ProcessState::Absent
-        });
+        let running =
+            gone.processes.into_iter().filter(|(_, (state, _))| *state != ProcessState::Absent);
         let stopped = running.map(|(component, _)| What::Process {
             node: node.to_owned(),
             component,
@@ -98,7 +97,10 @@ impl Eyes {
     /// The containers that the node was last seen to run: a paused node cannot be asked.
     pub fn containers(&self, node: &str) -> Vec<ContainerFact> {
         let seen = self.lock();
-        seen.nodes.get(node).map(|node| node.containers.values().cloned().collect()).unwrap_or_default()
+        seen.nodes
+            .get(node)
+            .map(|node| node.containers.values().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// The identity that a process was last seen to have.

@@ -58,7 +58,10 @@ pub async fn heal(state: &Path, cluster: &str, undos: &[Undo]) -> Result<Healed,
                 Some(undo_write(state, cluster, undo).await)
             }
             // Done for all nodes above; cuts went with their owner.
-            Undo::StartNode { .. } | Undo::UnpauseNode { .. } | Undo::Mend { .. } | Undo::Nothing => None,
+            Undo::StartNode { .. }
+            | Undo::UnpauseNode { .. }
+            | Undo::Mend { .. }
+            | Undo::Nothing => None,
         };
         if let Some(outcome) = outcome {
             healed.note(format!("{undo:?}"), outcome);
@@ -98,11 +101,12 @@ async fn undo_write(state: &Path, cluster: &str, undo: &Undo) -> Result<(), Stri
     let file = Kubeconfig::read_from(&kubeconfig).map_err(|error| error.to_string())?;
     let mut last = "the kubeconfig has no context".to_owned();
     for context in &file.contexts {
-        let options = KubeConfigOptions { context: Some(context.name.clone()), ..Default::default() };
+        let options =
+            KubeConfigOptions { context: Some(context.name.clone()), ..Default::default() };
         let config = kube::Config::from_custom_kubeconfig(file.clone(), &options).await;
-        let client = config.map_err(|error| error.to_string()).and_then(|config| {
-            kube::Client::try_from(config).map_err(|error| error.to_string())
-        })?;
+        let client = config
+            .map_err(|error| error.to_string())
+            .and_then(|config| kube::Client::try_from(config).map_err(|error| error.to_string()))?;
         match patch_node(&Api::all(client), undo).await {
             Ok(()) => return Ok(()),
             Err(error) => last = error.to_string(),

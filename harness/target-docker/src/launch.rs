@@ -21,8 +21,20 @@ use crate::record::ClusterDir;
 /// a node can neither raise limits, nor set the clock of the machine, nor load anything into its kernel.
 pub const CAPABILITIES: &[&str] = &[
     // What Docker gives every container: pods are given these, or fewer.
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
-    "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
     // Links, addresses, nftables of the node's own network namespace.
     "NET_ADMIN",
     // Mounts, namespaces and cgroups of the node's containers.

@@ -100,9 +100,10 @@ impl DockerTarget {
                 outcome
             }
             Undo::Nothing => Ok(()),
-            Undo::RemoveTaint { .. } | Undo::Uncordon { .. } => {
-                Err(TargetError::Unsupported { target: NAME, what: "undo writes to the API".to_owned() })
-            }
+            Undo::RemoveTaint { .. } | Undo::Uncordon { .. } => Err(TargetError::Unsupported {
+                target: NAME,
+                what: "undo writes to the API".to_owned(),
+            }),
         }
     }
 

@@ -55,10 +55,13 @@ pub(crate) struct Link {
     _tasks: JoinSet<()>,
 }
 
+/// By request: where the answer goes, with the agent's time.
+type Waiting = BTreeMap<u64, oneshot::Sender<(u64, Answer)>>;
+
 #[derive(Default)]
 struct Shared {
     /// Who waits for which answer; nothing once the agent's output has ended.
-    waiting: Mutex<Option<BTreeMap<u64, oneshot::Sender<(u64, Answer)>>>>,
+    waiting: Mutex<Option<Waiting>>,
     clock: OnceLock<Clock>,
 }
 
@@ -107,7 +110,13 @@ impl Link {
         tasks.spawn(reader.run(output));
         let link = Arc::new_cyclic(|weak: &Weak<Self>| {
             tasks.spawn(beat(weak.clone()));
-            Self { to, input: AsyncMutex::new(input), shared, next: AtomicU64::new(0), _tasks: tasks }
+            Self {
+                to,
+                input: AsyncMutex::new(input),
+                shared,
+                next: AtomicU64::new(0),
+                _tasks: tasks,
+            }
         });
         link.measure_clock().await?;
         Ok(link)
@@ -162,7 +171,11 @@ impl Link {
     }
 
     fn odd(&self, what: &str, answer: &Answer) -> TargetError {
-        failed(format!("asking the agent on {} for {what}", self.to.node), format!("it answered {answer:?}"), "")
+        failed(
+            format!("asking the agent on {} for {what}", self.to.node),
+            format!("it answered {answer:?}"),
+            "",
+        )
     }
 
     async fn exchange(&self, ask: Ask, within: Duration) -> Result<(u64, Answer), TargetError> {
@@ -180,7 +193,9 @@ impl Link {
             input.flush().await.map_err(|error| failed(what.clone(), error, ""))?;
         }
         let answered = tokio::time::timeout(within, told).await;
-        if answered.is_err() && let Some(waiting) = lock(&self.shared.waiting).as_mut() {
+        if answered.is_err()
+            && let Some(waiting) = lock(&self.shared.waiting).as_mut()
+        {
             waiting.remove(&id);
         }
         match answered {
@@ -239,9 +254,8 @@ impl Reader {
         // Those who wait learn that nothing comes.
         lock(&self.shared.waiting).take();
         let inspected = self.docker.inspect_container(&self.to.container, None).await;
-        let running = inspected.is_ok_and(|found| {
-            found.state.and_then(|state| state.running).unwrap_or(false)
-        });
+        let running = inspected
+            .is_ok_and(|found| found.state.and_then(|state| state.running).unwrap_or(false));
         if !running {
             self.eyes.node_died(&self.to.node, ended, DEATH_KNOWN_WITHIN);
         }
@@ -262,7 +276,9 @@ impl Reader {
                 let at = clock.to_here(at_us) + clock.error;
                 self.eyes.saw(Observation { at, error, what: *what });
             }
-            Err(error) => tracing::warn!(node = %self.to.node, "unreadable line of the agent: {error}"),
+            Err(error) => {
+                tracing::warn!(node = %self.to.node, "unreadable line of the agent: {error}")
+            }
         }
     }
 }

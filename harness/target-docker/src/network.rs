@@ -96,9 +96,9 @@ pub async fn create(
 ) -> Result<Subnet, TargetError> {
     let what = "making the cluster's network";
     let used = used(docker).await?;
-    let free = (0..=255).map(|c| Subnet([10, 201, c])).filter(|subnet| {
-        !used.iter().any(|other| subnet.overlaps(*other))
-    });
+    let free = (0..=255)
+        .map(|c| Subnet([10, 201, c]))
+        .filter(|subnet| !used.iter().any(|other| subnet.overlaps(*other)));
     for subnet in free {
         let [a, b, c] = subnet.0;
         let config = IpamConfig {
@@ -132,16 +132,12 @@ pub async fn fix_address(
     address: Ipv4Addr,
 ) -> Result<(), TargetError> {
     let what = format!("giving {container} the address {address}");
-    let request =
-        NetworkDisconnectRequest { container: container.to_owned(), force: Some(true) };
+    let request = NetworkDisconnectRequest { container: container.to_owned(), force: Some(true) };
     docker
         .disconnect_network(network, request)
         .await
         .map_err(|error| failed(what.clone(), error, ""))?;
-    let ipam = EndpointIpamConfig {
-        ipv4_address: Some(address.to_string()),
-        ..Default::default()
-    };
+    let ipam = EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..Default::default() };
     let request = NetworkConnectRequest {
         container: container.to_owned(),
         endpoint_config: Some(EndpointSettings { ipam_config: Some(ipam), ..Default::default() }),

@@ -96,9 +96,7 @@ impl Files<'_> {
             let cluster = json!({"server": server, "certificate-authority-data": authority});
             json!({"name": name(node), "cluster": cluster})
         };
-        let context = |node: &&NodeFact| {
-            json!({"name": name(node), "context": {"cluster": name(node), "user": "user"}})
-        };
+        let context = |node: &&NodeFact| json!({"name": name(node), "context": {"cluster": name(node), "user": "user"}});
         json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -169,7 +167,12 @@ impl Files<'_> {
         self.write_list(dir, parse(&node.address)?, &processes)
     }
 
-    fn write_list(&self, dir: &Path, address: Ipv4Addr, processes: &Value) -> Result<(), TargetError> {
+    fn write_list(
+        &self,
+        dir: &Path,
+        address: Ipv4Addr,
+        processes: &Value,
+    ) -> Result<(), TargetError> {
         let list = json!({
             "address": address,
             "sysctls": {"net.ipv4.ip_forward": "1"},
@@ -218,20 +221,24 @@ impl Files<'_> {
     fn apiserver(&self, node: &NodeFact) -> Vec<String> {
         let pki = |file: &str| format!("{NODE_DIR}/pki/{file}");
         let toleration = self.spec.parameters.toleration.as_secs().to_string();
-        self.component("apiserver", &[
-            ("node", node.name.clone()),
-            ("bind-address", "0.0.0.0".to_owned()),
-            ("secure-port", "6443".to_owned()),
-            ("etcd-servers", "https://127.0.0.1:2379".to_owned()),
-            ("etcd-cafile", pki("ca.crt")),
-            ("etcd-certfile", pki("apiserver-etcd-client.crt")),
-            ("etcd-keyfile", pki("apiserver-etcd-client.key")),
-            ("client-ca-file", pki("ca.crt")),
-            ("tls-cert-file", pki("apiserver.crt")),
-            ("tls-private-key-file", pki("apiserver.key")),
-            ("audit-log-path", AUDIT_LOG.to_owned()),
-            ("default-unreachable-toleration-seconds", toleration),
-        ])
+        self.component(
+            "apiserver",
+            &[
+                ("node", node.name.clone()),
+                ("bind-address", "0.0.0.0".to_owned()),
+                ("secure-port", "6443".to_owned()),
+                ("etcd-servers", "https://127.0.0.1:2379".to_owned()),
+                ("etcd-cafile", pki("ca.crt")),
+                ("etcd-certfile", pki("apiserver-etcd-client.crt")),
+                ("etcd-keyfile", pki("apiserver-etcd-client.key")),
+                ("client-ca-file", pki("ca.crt")),
+                ("tls-cert-file", pki("apiserver.crt")),
+                ("tls-private-key-file", pki("apiserver.key")),
+                ("audit-log-path", AUDIT_LOG.to_owned()),
+                ("default-not-ready-toleration-seconds", toleration.clone()),
+                ("default-unreachable-toleration-seconds", toleration),
+            ],
+        )
     }
 
     fn election(&self, name: &str, node: &NodeFact, port: &str) -> Vec<(&'static str, String)> {
@@ -261,13 +268,16 @@ impl Files<'_> {
     }
 
     fn kubelet(&self, node: &NodeFact) -> Vec<String> {
-        self.component("kubelet", &[
-            ("kubeconfig", format!("{NODE_DIR}/kubelet.kubeconfig")),
-            ("hostname-override", node.name.clone()),
-            ("node-ip", node.address.clone()),
-            ("container-runtime-endpoint", format!("unix://{RUNTIME}")),
-            ("healthz-port", "10248".to_owned()),
-        ])
+        self.component(
+            "kubelet",
+            &[
+                ("kubeconfig", format!("{NODE_DIR}/kubelet.kubeconfig")),
+                ("hostname-override", node.name.clone()),
+                ("node-ip", node.address.clone()),
+                ("container-runtime-endpoint", format!("unix://{RUNTIME}")),
+                ("healthz-port", "10248".to_owned()),
+            ],
+        )
     }
 
     /// A subcommand of the orchestrator with its flags and the planted defects of the run.
@@ -380,7 +390,9 @@ mod tests {
         insta::assert_snapshot!(files.kubelet(&nodes[2]).join(" "), @"/usr/local/bin/orchestrator kubelet --kubeconfig /etc/orchestrator/kubelet.kubeconfig --hostname-override worker-1 --node-ip 10.201.0.21 --container-runtime-endpoint unix:///run/containerd/containerd.sock --healthz-port 10248");
         let etcd = files.etcd(&nodes[1]).join(" ");
         assert!(
-            etcd.contains("--initial-cluster=cp-1=https://10.201.0.11:2380,cp-2=https://10.201.0.12:2380"),
+            etcd.contains(
+                "--initial-cluster=cp-1=https://10.201.0.11:2380,cp-2=https://10.201.0.12:2380"
+            ),
             "{etcd}"
         );
     }

@@ -76,7 +76,12 @@ impl Authority {
     }
 
     /// A certificate for a server, which is also a client of its peers, under these names and addresses.
-    pub fn server(&self, name: &str, names: &[&str], addresses: &[IpAddr]) -> Result<Pair, TargetError> {
+    pub fn server(
+        &self,
+        name: &str,
+        names: &[&str],
+        addresses: &[IpAddr],
+    ) -> Result<Pair, TargetError> {
         let mut params = params(name, "");
         for name in names {
             let name = (*name).try_into().map_err(broken)?;

@@ -7,6 +7,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shakedown_core::lever::Undo;
@@ -18,6 +19,9 @@ use crate::sweep::{Sweep, sweep};
 
 /// Said by a parent that has cleaned up itself.
 const DONE: &[u8] = b"done\n";
+
+/// The Docker daemon finishes what a dead client asked for within this.
+const STRAGGLERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the reaper does when its parent has died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +93,11 @@ pub async fn reap_main(
     if !reaping.remove {
         return heal(&reaping.state, &reaping.cluster, &undos).await;
     }
-    let removed = sweep(&Sweep::Run(reaping.run.clone())).await?;
+    let which = Sweep::Run(reaping.run.clone());
+    let mut removed = sweep(&which).await?;
+    // The daemon may still have been making what the parent asked for when it died.
+    tokio::time::sleep(STRAGGLERS_WITHIN).await;
+    removed.extend(sweep(&which).await?);
     let done = removed.iter().map(|left| format!("removed {} {}", left.kind, left.name)).collect();
     Ok(Healed { done, failed: Vec::new() })
 }

@@ -9,11 +9,11 @@ use bollard::Docker;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use shakedown_core::agent::Ask;
 use shakedown_core::lever::{Lever, LeverKind, NodeState, Probe, Reading, Undo};
 use shakedown_core::target::{
     ClusterFact, ClusterSpec, Endpoint, Observation, Progress, Role, Target, TargetError,
 };
-use shakedown_core::agent::Ask;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -140,9 +140,8 @@ impl DockerTarget {
             Err(error) if docker::is_missing(&error) => {
                 return Ok((NodeState::Dead, String::new()));
             }
-            other => other.map_err(|error| {
-                failed(format!("inspecting {}", node.fact.name), error, "")
-            })?,
+            other => other
+                .map_err(|error| failed(format!("inspecting {}", node.fact.name), error, ""))?,
         };
         let state = inspected.state.unwrap_or_default();
         let started = state.started_at.unwrap_or_default();

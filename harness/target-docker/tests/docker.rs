@@ -23,24 +23,24 @@ async fn launched(state: &Path, name: &str, nodes: (u32, u32)) -> DockerTarget {
         cluster: name.to_owned(),
         run: format!("test-{name}-{}", std::process::id()),
         keep: false,
-        binaries: Binaries::find().unwrap(),
+        binaries: Binaries::find().expect("the binaries are built"),
     };
-    let mut target = DockerTarget::new(options).await.unwrap();
+    let mut target = DockerTarget::new(options).await.expect("Docker answers");
     let spec = ClusterSpec {
         control_planes: nodes.0,
         workers: nodes.1,
         parameters: Parameters::default(),
         sabotages: Vec::new(),
     };
-    target.launch(&spec, &|_| {}).await.unwrap();
+    target.launch(&spec, &|_| {}).await.expect("the nodes start");
     target
 }
 
 async fn remove(mut target: DockerTarget) {
     let run = target.run().to_owned();
     let gone = target.down().await;
-    gone.await.unwrap();
-    let left = list_leftovers().await.unwrap();
+    gone.await.expect("everything can be removed");
+    let left = list_leftovers().await.expect("Docker answers");
     assert!(left.iter().all(|left| left.run != run), "{left:?}");
 }
 
@@ -131,9 +131,8 @@ async fn processes_and_nodes_die_and_come_back_as_others() {
 
     let kill = Lever::KillProcess { node: node.clone(), component, hold: true };
     target.pull(&kill).await.unwrap();
-    let gone = |reading: &Reading| {
-        matches!(reading, Reading::Process { state: ProcessState::Absent, .. })
-    };
+    let gone =
+        |reading: &Reading| matches!(reading, Reading::Process { state: ProcessState::Absent, .. });
     until(&mut target, &process, gone).await;
     // Held: longer than the supervisor takes to start it again.
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -146,9 +145,7 @@ async fn processes_and_nodes_die_and_come_back_as_others() {
     let kill = Lever::KillNode { node: node.clone() };
     target.pull(&kill).await.unwrap();
     let probe = Probe::Node { node: node.clone() };
-    let is = |wanted: NodeState| move |reading: &Reading| {
-        matches!(reading, Reading::Node { state, .. } if *state == wanted)
-    };
+    let is = |wanted: NodeState| move |reading: &Reading| matches!(reading, Reading::Node { state, .. } if *state == wanted);
     until(&mut target, &probe, is(NodeState::Dead)).await;
     assert!(gone(&target.probe(&process).await.unwrap()));
     target.undo(&kill.undo()).await.unwrap();

@@ -29,7 +29,8 @@ fn admit(review: &mut Review<'_>) -> Result<(), Status> {
         })
         .collect();
     if !missing.is_empty() {
-        let all: Vec<Value> = pod.list("/spec/tolerations").iter().cloned().chain(missing).collect();
+        let all: Vec<Value> =
+            pod.list("/spec/tolerations").iter().cloned().chain(missing).collect();
         pod.set("/spec/tolerations", all);
     }
     Ok(())

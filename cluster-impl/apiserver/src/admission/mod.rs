@@ -73,10 +73,7 @@ pub(crate) struct Namespace {
 }
 
 /// The namespace of this name. Whoever relies on the answer compares its revision when writing.
-pub(crate) async fn namespace(
-    server: &ApiServer,
-    name: &str,
-) -> Result<Option<Namespace>, Status> {
+pub(crate) async fn namespace(server: &ApiServer, name: &str) -> Result<Option<Namespace>, Status> {
     let key = crate::storage_key::key(&machinery::kinds::NAMESPACE, &ObjectKey::new("", name));
     if let Some(revision) = server.namespaces.revision(name) {
         return Ok(Some(Namespace { key, revision, is_terminating: false }));

@@ -54,7 +54,12 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn code(operation: Operation, kind: &'static Kind, key: (&str, &str), found: Option<bool>) -> u16 {
+    fn code(
+        operation: Operation,
+        kind: &'static Kind,
+        key: (&str, &str),
+        found: Option<bool>,
+    ) -> u16 {
         let namespace =
             found.map(|is_terminating| Namespace { key: Vec::new(), revision: 1, is_terminating });
         let key = ObjectKey::new(key.0, key.1);

@@ -11,9 +11,12 @@ pub(crate) fn answer(review: &str) -> Result<Answer, Status> {
     if review != "selfsubjectaccessreviews" {
         return Err(status::no_such_path());
     }
-    Ok(Answer::new(201, Content::Value(json!({
-        "kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1",
-        "metadata": {}, "spec": {},
-        "status": {"allowed": true, "reason": "every authenticated user is allowed everything"},
-    }))))
+    Ok(Answer::new(
+        201,
+        Content::Value(json!({
+            "kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1",
+            "metadata": {}, "spec": {},
+            "status": {"allowed": true, "reason": "every authenticated user is allowed everything"},
+        })),
+    ))
 }

@@ -125,7 +125,11 @@ mod tests {
     const KUBECTL: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
         application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
 
-    async fn ask(world: &World, path: &str, headers: &[(&str, &str)]) -> (u16, String, String, Value) {
+    async fn ask(
+        world: &World,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> (u16, String, String, Value) {
         let response = world.send(Method::GET, path, headers, Bytes::new()).await;
         let header = |name: header::HeaderName| {
             let value = response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -166,7 +170,10 @@ mod tests {
             ("/apis/authorization.k8s.io/v1", "APIResourceList"),
         ] {
             let (code, media, _, value) = ask(&world, path, &[]).await;
-            assert_eq!((code, media.as_str(), text(&value["kind"])), (200, "application/json", kind));
+            assert_eq!(
+                (code, media.as_str(), text(&value["kind"])),
+                (200, "application/json", kind)
+            );
         }
         for (path, accept, expected) in [
             ("/apis/none", "", 404),

@@ -40,8 +40,7 @@ pub(crate) async fn create(server: &ApiServer, request: &Request) -> Result<Answ
 
 fn check(body: &Object) -> Result<(), Status> {
     let wrong = |field: &str, reason: &str, message: &str| {
-        let cause =
-            Cause { reason: reason.into(), message: message.into(), field: field.into() };
+        let cause = Cause { reason: reason.into(), message: message.into(), field: field.into() };
         Err(Status::invalid("", "Binding", body.name(), &[cause]))
     };
     match body.text("/target/kind") {

@@ -6,10 +6,10 @@ use machinery::{ObjectKey, Status};
 use serde_json::Value;
 
 use crate::answer::Answer;
+use crate::decode;
 use crate::request::Request;
 use crate::server::ApiServer;
 use crate::verbs::delete::{self, Options};
-use crate::decode;
 
 /// Evicts a pod.
 pub(crate) async fn create(server: &ApiServer, request: &Request) -> Result<Answer, Status> {

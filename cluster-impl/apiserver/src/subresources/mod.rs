@@ -62,7 +62,10 @@ mod tests {
         assert_eq!(bound["spec"]["nodeName"], "worker-1");
         assert_eq!(bound["metadata"]["annotations"]["by"], "scheduler");
         let condition = &bound["status"]["conditions"][0];
-        assert_eq!((text(&condition["type"]), text(&condition["status"])), ("PodScheduled", "True"));
+        assert_eq!(
+            (text(&condition["type"]), text(&condition["status"])),
+            ("PodScheduled", "True")
+        );
         for node in ["worker-1", "worker-2"] {
             let (code, answer) = post(&world, &path, target(node)).await;
             assert_eq!(code, 409);
@@ -106,7 +109,8 @@ mod tests {
         ] {
             assert_eq!(post(&world, &path, body.clone()).await.0, code, "{body}");
         }
-        let (code, _) = post(&world, &format!("{PODS}/b/binding"), json!({"target": {"name": "x"}})).await;
+        let (code, _) =
+            post(&world, &format!("{PODS}/b/binding"), json!({"target": {"name": "x"}})).await;
         assert_eq!(code, 404);
         world.delete(&format!("{PODS}/a")).await;
         let (code, answer) = post(&world, &path, target("worker-1")).await;

@@ -76,8 +76,7 @@ fn replicas(scale: &Object) -> Result<i64, Status> {
         Some(replicas) if (0..=i64::from(i32::MAX)).contains(&replicas) => Ok(replicas),
         other => {
             let value = other.map_or_else(|| "null".to_owned(), |replicas| replicas.to_string());
-            let message =
-                format!("Invalid value: {value}: must be greater than or equal to 0");
+            let message = format!("Invalid value: {value}: must be greater than or equal to 0");
             let cause = Cause {
                 reason: "FieldValueInvalid".into(),
                 message,

@@ -82,7 +82,11 @@ pub(crate) async fn delete_object(
     commit::change(server, request, key, &mut |old: Option<&Arc<Object>>| {
         let Some(old) = old else { return Err(status::not_found(kind, key)) };
         check_preconditions(kind, old, options)?;
-        Ok(if kind.id == "namespaces" { namespace(old, now) } else { decide(kind, old, options, now) })
+        Ok(if kind.id == "namespaces" {
+            namespace(old, now)
+        } else {
+            decide(kind, old, options, now)
+        })
     })
     .await
 }
@@ -114,12 +118,15 @@ impl Options {
         if !body.is_null() && !body.is_object() {
             return Err(Status::bad_request("the body must be DeleteOptions"));
         }
-        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        let text =
+            |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         let grace_s = match &body["gracePeriodSeconds"] {
             Value::Null => None,
-            value => Some(value.as_i64().ok_or_else(|| {
-                Status::bad_request("gracePeriodSeconds must be an integer")
-            })?),
+            value => Some(
+                value
+                    .as_i64()
+                    .ok_or_else(|| Status::bad_request("gracePeriodSeconds must be an integer"))?,
+            ),
         };
         let policy = Propagation::read(body["propagationPolicy"].as_str().unwrap_or_default())?;
         let orphan = body["orphanDependents"].as_bool().map(Propagation::from_orphan);
@@ -140,14 +147,19 @@ impl Propagation {
             "Background" => Ok(Some(Self::Background)),
             "Foreground" => Ok(Some(Self::Foreground)),
             "Orphan" => Ok(Some(Self::Orphan)),
-            other => Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[machinery::Cause {
-                reason: "FieldValueNotSupported".into(),
-                message: format!(
-                    "Unsupported value: \"{other}\": supported values: \"Background\", \
+            other => Err(Status::invalid(
+                "meta.k8s.io",
+                "DeleteOptions",
+                "",
+                &[machinery::Cause {
+                    reason: "FieldValueNotSupported".into(),
+                    message: format!(
+                        "Unsupported value: \"{other}\": supported values: \"Background\", \
                      \"Foreground\", \"Orphan\""
-                ),
-                field: "propagationPolicy".into(),
-            }])),
+                    ),
+                    field: "propagationPolicy".into(),
+                }],
+            )),
         }
     }
 
@@ -177,8 +189,8 @@ fn check_preconditions(kind: &Kind, old: &Object, options: &Options) -> Result<(
 /// finalizes it.
 fn namespace(old: &Object, now: Timestamp) -> Decision {
     if old.is_terminating() {
-        let is_free = old.list("/spec/finalizers").is_empty()
-            && meta::finalizers(old).next().is_none();
+        let is_free =
+            old.list("/spec/finalizers").is_empty() && meta::finalizers(old).next().is_none();
         return if is_free { Decision::Remove(Box::new(old.clone())) } else { Decision::Keep };
     }
     let mut new = old.clone();

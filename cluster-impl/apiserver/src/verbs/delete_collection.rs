@@ -27,8 +27,7 @@ pub(crate) async fn delete_collection(
         *request.trace.lock().expect("no code panics while it holds the trace") = Trace::default();
         let result = delete::delete_object(server, request, &key, &options).await;
         let code = result.as_ref().map_or_else(|status| status.code, |_| 200);
-        let trace =
-            request.trace.lock().expect("no code panics while it holds the trace").clone();
+        let trace = request.trace.lock().expect("no code panics while it holds the trace").clone();
         server.audit(request, Trace { key: Some(key), ..trace }, code);
         match result {
             Ok(written) => items.push(written.stored),
@@ -37,11 +36,14 @@ pub(crate) async fn delete_collection(
             Err(status) => return Err(status),
         }
     }
-    Ok(Answer::new(200, Content::List(List {
-        kind: request.kind,
-        items,
-        revision: found.revision,
-        continue_token: String::new(),
-        remaining: None,
-    })))
+    Ok(Answer::new(
+        200,
+        Content::List(List {
+            kind: request.kind,
+            items,
+            revision: found.revision,
+            continue_token: String::new(),
+            remaining: None,
+        }),
+    ))
 }

@@ -68,13 +68,16 @@ pub(crate) async fn list(server: &ApiServer, request: &Request) -> Result<Answer
         ContinueToken::new(found.revision, &start).encode()
     });
     let remaining = (found.next.is_some() && selection.is_everything()).then_some(found.remaining);
-    Ok(Answer::new(200, Content::List(List {
-        kind: request.kind,
-        items: found.kvs.iter().map(Stored::from).collect(),
-        revision: found.revision,
-        continue_token,
-        remaining,
-    })))
+    Ok(Answer::new(
+        200,
+        Content::List(List {
+            kind: request.kind,
+            items: found.kvs.iter().map(Stored::from).collect(),
+            revision: found.revision,
+            continue_token,
+            remaining,
+        }),
+    ))
 }
 
 /// Everything that a selection selects now.
@@ -212,7 +215,8 @@ fn at(query: &Query, limit: usize) -> Result<At, Status> {
         ("", Some(revision)) if limit > 0 && revision > 0 => Ok(At::Exactly(revision)),
         ("" | "NotOlderThan", Some(revision)) => Ok(At::NotOlderThan(revision)),
         ("Exact", Some(0)) => {
-            let why = "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            let why =
+                "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
             Err(refused(field, why))
         }
         ("Exact", Some(revision)) => Ok(At::Exactly(revision)),
@@ -305,8 +309,9 @@ mod tests {
         }
         let everywhere = world.get("/api/v1/configmaps?fieldSelector=metadata.name%3Dm0").await;
         assert_eq!(names(&everywhere), ["m0", "m0"]);
-        let (code, _) =
-            world.call(Method::GET, &format!("{MAPS}?fieldSelector=data.x%3D1"), &Value::Null).await;
+        let (code, _) = world
+            .call(Method::GET, &format!("{MAPS}?fieldSelector=data.x%3D1"), &Value::Null)
+            .await;
         assert_eq!(code, 400);
     }
 

@@ -20,10 +20,7 @@ use crate::server::ApiServer;
 use crate::{status, subresources};
 
 /// Does what a request asks for.
-pub(crate) async fn dispatch(
-    server: &Arc<ApiServer>,
-    request: &Request,
-) -> Result<Answer, Status> {
+pub(crate) async fn dispatch(server: &Arc<ApiServer>, request: &Request) -> Result<Answer, Status> {
     if request.body.len() > server.config.body_bytes_max {
         return Err(status::body_too_large(server.config.body_bytes_max));
     }

@@ -43,9 +43,7 @@ async fn update_object(
     };
     let written = commit::change(server, request, &request.key, &mut decide);
     match written.await {
-        Err(missing)
-            if is_created && missing.code == 404 && body.resource_version().is_empty() =>
-        {
+        Err(missing) if is_created && missing.code == 404 && body.resource_version().is_empty() => {
             create::create_object(server, request, body).await
         }
         written => written,
@@ -146,7 +144,9 @@ mod tests {
     use http::Method;
     use serde_json::{Value, json};
 
-    use crate::testing::{DEPLOYMENTS, MAPS, PODS, World, config_map, deployment, named, pod, text};
+    use crate::testing::{
+        DEPLOYMENTS, MAPS, PODS, World, config_map, deployment, named, pod, text,
+    };
 
     fn path(collection: &str, name: &str) -> String {
         format!("{collection}/{name}")
@@ -182,10 +182,20 @@ mod tests {
         let mut renamed = now.clone();
         renamed["metadata"]["name"] = "b".into();
         for (name, body, code, message) in [
-            ("a", &old, 409, "Operation cannot be fulfilled on configmaps \"a\": the object has been \
-                modified; please apply your changes to the latest version and try again"),
+            (
+                "a",
+                &old,
+                409,
+                "Operation cannot be fulfilled on configmaps \"a\": the object has been \
+                modified; please apply your changes to the latest version and try again",
+            ),
             ("a", &other_uid, 409, ""),
-            ("a", &renamed, 400, "the name of the object (b) does not match the name on the URL (a)"),
+            (
+                "a",
+                &renamed,
+                400,
+                "the name of the object (b) does not match the name on the URL (a)",
+            ),
             ("b", &renamed, 404, "configmaps \"b\" not found"),
         ] {
             let (found, answer) = world.call(Method::PUT, &path(MAPS, name), body).await;

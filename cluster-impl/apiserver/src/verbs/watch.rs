@@ -255,7 +255,8 @@ impl Feed {
 
     fn tell(&mut self, out: &mut Vec<u8>, name: &str, stored: &Stored) -> Result<(), Status> {
         self.told += 1;
-        if self.told.is_multiple_of(LOST_EVERY) && self.server.env.sabotaged(Sabotage::LostWatchEvent)
+        if self.told.is_multiple_of(LOST_EVERY)
+            && self.server.env.sabotaged(Sabotage::LostWatchEvent)
         {
             return Ok(());
         }

@@ -122,15 +122,15 @@ impl CriRuntime {
         &self,
         label: Option<(&str, &str)>,
     ) -> Result<Vec<cri::PodSandbox>, RuntimeError> {
-        let filter = cri::PodSandboxFilter { label_selector: selector(label), ..Default::default() };
+        let filter =
+            cri::PodSandboxFilter { label_selector: selector(label), ..Default::default() };
         let request = cri::ListPodSandboxRequest { filter: Some(filter) };
         let mut client = self.runtime.clone();
         Ok(within(ASK_TIMEOUT, client.list_pod_sandbox(request)).await?.items)
     }
 
     async fn container_status(&self, id: &str) -> Result<Option<ContainerStatus>, RuntimeError> {
-        let request =
-            cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        let request = cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let mut client = self.runtime.clone();
         match within(ASK_TIMEOUT, client.container_status(request)).await {
             Ok(response) => Ok(response.status.map(|status| read_status(&status))),
@@ -152,9 +152,7 @@ async fn within<T>(
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(error_of(&status)),
-        Err(_) => {
-            Err(RuntimeError::Unavailable(format!("no answer within {} s", limit.as_secs())))
-        }
+        Err(_) => Err(RuntimeError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
     }
 }
 
@@ -289,10 +287,8 @@ impl ContainerRuntime for CriRuntime {
     async fn sandboxes(&self, pod_uid: &str) -> Result<Vec<Sandbox>, RuntimeError> {
         let mut sandboxes = Vec::new();
         for item in self.list_sandboxes(Some((POD_UID_LABEL, pod_uid))).await? {
-            let request = cri::PodSandboxStatusRequest {
-                pod_sandbox_id: item.id.clone(),
-                verbose: false,
-            };
+            let request =
+                cri::PodSandboxStatusRequest { pod_sandbox_id: item.id.clone(), verbose: false };
             let mut client = self.runtime.clone();
             let status = match within(ASK_TIMEOUT, client.pod_sandbox_status(request)).await {
                 Ok(answer) => answer.status,
@@ -322,12 +318,7 @@ impl ContainerRuntime for CriRuntime {
         let hosts = self.places.write_hosts(sandbox, sandbox_config).await?;
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),
-            config: Some(cri_files::container_config(
-                &self.places,
-                sandbox_config,
-                config,
-                hosts,
-            )),
+            config: Some(cri_files::container_config(&self.places, sandbox_config, config, hosts)),
             sandbox_config: Some(cri_files::sandbox_config(&self.places, sandbox_config)),
         };
         let mut client = self.runtime.clone();

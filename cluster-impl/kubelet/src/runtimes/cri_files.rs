@@ -138,7 +138,9 @@ async fn host_path(path: &Path, kind: &str) -> Result<(), RuntimeError> {
             let made = tokio::fs::write(path, "").await;
             made.map_err(|error| cannot("make", path, &error))
         }
-        ("Directory" | "DirectoryOrCreate", found) if !found.as_ref().is_some_and(|f| f.is_dir()) => {
+        ("Directory" | "DirectoryOrCreate", found)
+            if !found.as_ref().is_some_and(|f| f.is_dir()) =>
+        {
             wrong("is not a directory")
         }
         ("File" | "FileOrCreate", found) if !found.as_ref().is_some_and(|f| f.is_file()) => {

@@ -50,11 +50,9 @@ impl Script {
             "serve" => Self::serve(&words).unwrap_or(Self::exits(2)),
             "crash" => Self::crash(&words).unwrap_or(Self::exits(2)),
             "sleep" => Self::sleep(&words).unwrap_or(Self::exits(2)),
-            "pause" => Self {
-                serves: None,
-                exits: None,
-                on_term: OnTerm::Exits(0, Duration::ZERO),
-            },
+            "pause" => {
+                Self { serves: None, exits: None, on_term: OnTerm::Exits(0, Duration::ZERO) }
+            }
             "true" | "echo" | "cat" | "hostname" => Self::exits(0),
             "false" => Self::exits(1),
             _ if is_testapp => Self::exits(2),
@@ -188,7 +186,8 @@ mod tests {
 
     #[test]
     fn options_may_be_written_with_an_equals_sign() {
-        let words: Vec<_> = ["/testapp", "crash", "--after=2s", "--code=4"].map(String::from).into();
+        let words: Vec<_> =
+            ["/testapp", "crash", "--after=2s", "--code=4"].map(String::from).into();
         assert_eq!(
             Script::of(&words).map(|script| script.exits),
             Some(Some((4, Duration::from_secs(2))))

@@ -441,7 +441,8 @@ impl ContainerRuntime for StagedRuntime {
         };
         let script = Script::of(&command_line);
         let pod = sandbox.pod.clone();
-        let container = Container { status, pod, command_line, script, terminated: false, life: None };
+        let container =
+            Container { status, pod, command_line, script, terminated: false, life: None };
         let mut inner = self.lock();
         if !inner.sandboxes.get(&sandbox.id).is_some_and(|sandbox| sandbox.ready) {
             return Err(not_found("running sandbox", &sandbox.id));
@@ -500,9 +501,12 @@ impl ContainerRuntime for StagedRuntime {
             self.end_later(id, code, after);
         }
         let ended = async {
-            while self.lock().containers.get(id).is_some_and(|c| {
-                c.status.state == ContainerState::Running
-            }) {
+            while self
+                .lock()
+                .containers
+                .get(id)
+                .is_some_and(|c| c.status.state == ContainerState::Running)
+            {
                 let _ = seen.changed().await;
             }
         };
@@ -588,4 +592,3 @@ impl ContainerRuntime for StagedRuntime {
         now.map_or(seen, |version| *version)
     }
 }
-

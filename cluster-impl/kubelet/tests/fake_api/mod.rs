@@ -63,7 +63,12 @@ impl FakeApi {
 
     pub fn list(&self, prefix: &str) -> Vec<Value> {
         let state = self.state.lock().unwrap();
-        state.objects.iter().filter(|(path, _)| path.starts_with(prefix)).map(|(_, o)| o.clone()).collect()
+        state
+            .objects
+            .iter()
+            .filter(|(path, _)| path.starts_with(prefix))
+            .map(|(_, o)| o.clone())
+            .collect()
     }
 
     pub fn requests(&self) -> usize {

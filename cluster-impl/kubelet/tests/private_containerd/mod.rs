@@ -19,7 +19,9 @@ pub fn missing() -> Option<String> {
     };
     for program in ["containerd", "ctr", "runc", "unshare"] {
         if !here(program) {
-            return Some(format!("no `{program}` here: apt-get install containerd runc util-linux"));
+            return Some(format!(
+                "no `{program}` here: apt-get install containerd runc util-linux"
+            ));
         }
     }
     if !plugins().join("bridge").exists() {
@@ -54,7 +56,8 @@ impl Containerd {
     /// Starts it with testapp's images.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a folder for the test");
-        let cgroup = format!("shakedown-test-{}", std::process::id());
+        let unique = dir.path().file_name().expect("a temporary folder has a name");
+        let cgroup = format!("shakedown-test-{}", unique.to_string_lossy().trim_matches('.'));
         std::fs::create_dir(dir.path().join("net.d")).expect("a folder for the test");
         let config = dir.path().join("config.toml");
         std::fs::write(&config, settings(dir.path())).expect("a file for the test");

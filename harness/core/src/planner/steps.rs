@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::condition::{Compiled, Condition};
 use crate::fault::FaultSpec;
 use crate::plan::{Action, Check, Ends, FaultStep, START, Step, Word, end_of};
 use crate::read::{Placed, did_you_mean};

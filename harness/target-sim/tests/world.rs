@@ -1,0 +1,119 @@
+//! The whole orchestrator in a simulated world: pods are replaced, the same seed gives the same bytes.
+
+use std::time::Duration;
+
+use futures::{AsyncBufReadExt, Stream, StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+use shakedown_core::lever::Lever;
+use shakedown_core::target::{ClusterSpec, Endpoint, Parameters, Target};
+use shakedown_target_sim::{RunLimits, SimTarget, run_within};
+use tokio::time::Instant;
+
+const LIMITS: RunLimits = RunLimits {
+    virtual_time: Duration::from_secs(3600),
+    wall_time: Duration::from_secs(300),
+    requests: 1_000_000,
+    requests_at_once: 2000,
+};
+
+fn spec() -> ClusterSpec {
+    ClusterSpec {
+        control_planes: 3,
+        workers: 3,
+        parameters: Parameters::default(),
+        sabotages: Vec::new(),
+    }
+}
+
+fn deployment() -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {
+            "replicas": 3, "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": "kubetm/app:v1"}]},
+            },
+        },
+    })
+}
+
+async fn call(endpoint: &Endpoint, method: &str, path: &str, body: &Value) -> Value {
+    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", "application/json")
+        .body(bytes)
+        .unwrap();
+    endpoint.client.request(request).await.unwrap()
+}
+
+/// The pods that run and are to stay: node and name.
+async fn running(endpoint: &Endpoint) -> Vec<(String, String)> {
+    let list = call(endpoint, "GET", "/api/v1/namespaces/default/pods", &Value::Null).await;
+    let pods = list["items"].as_array().unwrap().iter();
+    let live = pods.filter(|pod| {
+        pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null()
+    });
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    live.map(|pod| (text(&pod["spec"]["nodeName"]), text(&pod["metadata"]["name"]))).collect()
+}
+
+async fn until(what: &str, limit_s: u64, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed().as_secs() < limit_s, "{what}: not within {limit_s} s");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Follows all pods; every line with its instant.
+async fn witness(endpoint: &Endpoint, began: Instant) -> impl Stream<Item = String> + use<> {
+    let request = http::Request::get("/api/v1/pods?watch=true").body(Vec::new()).unwrap();
+    let lines = endpoint.client.request_stream(request).await.unwrap().lines();
+    lines.map_ok(move |line| format!("{:?} {line}", began.elapsed())).map(Result::unwrap)
+}
+
+/// A worker is killed; its pods are replaced elsewhere.
+async fn story(seed: u64) -> Vec<String> {
+    let began = Instant::now();
+    let mut target = SimTarget::new(seed);
+    target.boot(&spec(), &|_| {}).await.unwrap();
+    let endpoint = target.endpoints()[0].clone();
+    let seen = target.observe().map(move |seen| format!("{:?} {:?}", seen.at - began, seen.what));
+    let told = witness(&endpoint, began).await;
+    let everything = futures::stream::select(seen, told);
+    let work = async {
+        call(&endpoint, "POST", "/apis/apps/v1/namespaces/default/deployments", &deployment()).await;
+        until("three pods run", 60, async || running(&endpoint).await.len() == 3).await;
+        let (victim, _) = running(&endpoint).await[0].clone();
+        target.pull(&Lever::KillNode { node: victim.clone() }).await.unwrap();
+        until("the pods are replaced", 500, async || {
+            let pods = running(&endpoint).await;
+            pods.len() == 3 && pods.iter().all(|(node, _)| *node != victim)
+        })
+        .await;
+    };
+    let mut history: Vec<String> = everything.take_until(Box::pin(work)).collect().await;
+    history.push(format!("{:?}", began.elapsed()));
+    target.down().await.await.unwrap();
+    history
+}
+
+#[test]
+fn one_seed_gives_one_history_and_another_seed_another() {
+    #[expect(clippy::disallowed_methods, reason = "how fast virtual time goes is told to people")]
+    let wall = std::time::Instant::now();
+    let first = run_within(1, LIMITS, story(1)).unwrap();
+    let took = wall.elapsed();
+    println!("{} lines, the last {}, in {took:?}", first.len(), first.last().unwrap());
+    assert!(first.len() > 50, "only {} lines", first.len());
+    let again = run_within(1, LIMITS, story(1)).unwrap();
+    for (line, (one, other)) in first.iter().zip(&again).enumerate() {
+        assert_eq!(one, other, "line {line}");
+    }
+    assert_eq!(first.len(), again.len());
+    let other = run_within(2, LIMITS, story(2)).unwrap();
+    assert_ne!(first, other);
+}
