@@ -25,6 +25,10 @@ pub(crate) enum Decision {
     Remove(Box<Object>),
 }
 
+/// From what there is to what is to be done; asked anew whenever somebody else was faster.
+pub(crate) type Decide<'d> =
+    dyn FnMut(Option<&Arc<Object>>) -> Result<Decision, Status> + Send + 'd;
+
 /// How a change ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Written {
@@ -74,7 +78,7 @@ pub(crate) async fn change(
     server: &ApiServer,
     request: &Request,
     key: &ObjectKey,
-    decide: &mut (dyn FnMut(Option<&Arc<Object>>) -> Result<Decision, Status> + Send),
+    decide: &mut Decide<'_>,
 ) -> Result<Written, Status> {
     request.trace_key(key);
     let mut current = read(server, request, key).await?;

@@ -24,9 +24,10 @@ async fn admin(loopback: &Loopback) -> Client {
     let client = client(loopback, "kubernetes-admin", &["system:masters"]).await;
     // Started servers make their namespaces in the background: wait for them as a client would.
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let mut events =
-        std::pin::pin!(namespaces.watch(&kube::api::WatchParams::default(), "0").await.unwrap());
-    while let Some(event) = events.try_next().await.unwrap() {
+    let mut events = std::pin::pin!(
+        namespaces.watch(&kube::api::WatchParams::default(), "0").await.expect("a watch")
+    );
+    while let Some(event) = events.try_next().await.expect("an event") {
         if let WatchEvent::Added(namespace) = event
             && namespace.metadata.name.as_deref() == Some("kube-node-lease")
         {

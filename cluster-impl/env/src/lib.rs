@@ -8,6 +8,7 @@ mod backoff;
 mod gate;
 mod os;
 mod sabotage;
+mod signal;
 mod sim;
 
 use std::future::Future;
@@ -19,6 +20,7 @@ pub use gate::{Gate, Gated};
 pub use jiff::Timestamp;
 pub use os::OsMachine;
 pub use sabotage::Sabotage;
+pub use signal::Signal;
 pub use sim::SimMachine;
 
 use rand::{Rng, SeedableRng};

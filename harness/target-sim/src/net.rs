@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use env::Signal;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use shakedown_core::lever::Traffic;
-use tokio::sync::watch;
 
 /// The least and the most microseconds of one way between two nodes.
 const LATENCY_US: std::ops::RangeInclusive<u64> = 300..=1500;
@@ -41,13 +41,13 @@ struct Inner {
 /// The network.
 pub(crate) struct Net {
     inner: Mutex<Inner>,
-    changes: watch::Sender<u64>,
+    changes: Signal,
 }
 
 impl Net {
     pub(crate) fn new(stream: ChaCha8Rng) -> Self {
         let inner = Mutex::new(Inner { cuts: BTreeMap::new(), stream });
-        Self { inner, changes: watch::Sender::new(0) }
+        Self { inner, changes: Signal::default() }
     }
 
     /// Makes a cut, or makes it anew.
@@ -55,7 +55,7 @@ impl Net {
         let (from, to) = (from.to_vec(), to.to_vec());
         let cut = Cut { from, to, traffic, dropped: BTreeMap::new() };
         self.lock().cuts.insert(id.to_owned(), cut);
-        self.changes.send_modify(|change| *change += 1);
+        self.changes.raise();
     }
 
     /// Mends a cut at these receivers; it is gone when none is left.
@@ -68,7 +68,7 @@ impl Net {
             }
         }
         drop(inner);
-        self.changes.send_modify(|change| *change += 1);
+        self.changes.raise();
     }
 
     /// A node that loses power forgets the cuts at its end: they were in its kernel.
@@ -114,10 +114,12 @@ impl Net {
         if self.sends(from, to, traffic) {
             return;
         }
-        let mut changes = self.changes.subscribe();
-        while !self.is_open(from, to, traffic) {
-            // The sender lives as long as the network does.
-            let _ = changes.changed().await;
+        loop {
+            let seen = self.changes.count();
+            if self.is_open(from, to, traffic) {
+                return;
+            }
+            self.changes.after(seen).await;
         }
     }
 

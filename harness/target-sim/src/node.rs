@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use apiserver::ApiServer;
-use env::{Env, Gate, Task};
+use env::{Env, Gate, Signal, Task};
 use kubelet::runtimes::staged::StagedRuntime;
 use shakedown_core::lever::{Component, NodeState, ProcessState};
 use shakedown_core::target::{NodeFact, Role};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A running component.
@@ -124,7 +124,7 @@ pub(crate) struct Node {
     /// The container runtime of a worker.
     pub(crate) runtime: Option<Arc<StagedRuntime>>,
     inner: Mutex<Inner>,
-    changes: watch::Sender<u64>,
+    changes: Signal,
 }
 
 /// The components of a role, in the order they are started.
@@ -160,7 +160,7 @@ impl Node {
             gate,
             processes,
         };
-        Self { fact, index, runtime, inner: Mutex::new(inner), changes: watch::Sender::new(0) }
+        Self { fact, index, runtime, inner: Mutex::new(inner), changes: Signal::default() }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -195,16 +195,18 @@ impl Node {
             false => inner.gate.thaw(),
         }
         drop(inner);
-        self.changes.send_modify(|change| *change += 1);
+        self.changes.raise();
         result
     }
 
     /// Waits until something holds of the node.
     async fn until(&self, holds: impl Fn(&Inner) -> bool) {
-        let mut changes = self.changes.subscribe();
-        while !holds(&self.lock()) {
-            // The sender lives as long as the node does.
-            let _ = changes.changed().await;
+        loop {
+            let seen = self.changes.count();
+            if holds(&self.lock()) {
+                return;
+            }
+            self.changes.after(seen).await;
         }
     }
 

@@ -62,7 +62,11 @@ impl Containerd {
         let config = dir.path().join("config.toml");
         std::fs::write(&config, settings(dir.path())).expect("a file for the test");
         let log = std::fs::File::create(dir.path().join("log")).expect("a file for the test");
-        let script = format!("ip link set lo up; exec containerd --config {}", config.display());
+        // What plugins and shims keep outside of the test's folder goes with the mount namespace.
+        let covers = "for dir in /run/netns /run/containerd /var/lib/cni; do \
+                      mkdir -p $dir && mount -t tmpfs tmpfs $dir; done";
+        let daemon = format!("exec containerd --config {}", config.display());
+        let script = format!("ip link set lo up; {covers}; {daemon}");
         let daemon = Command::new("unshare")
             .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", &script])

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use env::{Env, Sabotage, Task};
+use env::{Env, Sabotage, Signal, Task};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use rand::Rng;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -31,8 +31,8 @@ struct Shared {
     config: MemoryConfig,
     /// Tells the driver that something will happen earlier than it knows.
     kick: Notify,
-    /// Rises with every change of topology or leadership.
-    changes: watch::Sender<u64>,
+    /// Raised with every change of topology or leadership.
+    changes: Signal,
 }
 
 impl Shared {
@@ -45,12 +45,14 @@ impl Shared {
         let result = act(&mut raft, now);
         raft.advance(now);
         let is_sooner = raft.next_event().is_some_and(|at| next.is_none_or(|next| at < next));
-        let changes = raft.changes;
+        let has_changed = std::mem::take(&mut raft.has_changed);
         drop(raft);
         if is_sooner {
             self.kick.notify_one();
         }
-        self.changes.send_if_modified(|known| std::mem::replace(known, changes) != changes);
+        if has_changed {
+            self.changes.raise();
+        }
         result
     }
 
@@ -102,12 +104,11 @@ impl MemoryCluster {
         let stream = env.entropy("etcd");
         let mut raft = Raft::new(config.clone(), members, stream, is_lossy);
         raft.reconcile(Instant::now());
-        let (changes, _) = watch::channel(raft.changes);
         let shared = Arc::new(Shared {
             raft: Mutex::new(raft),
             config,
             kick: Notify::new(),
-            changes,
+            changes: Signal::default(),
         });
         let driven = shared.clone();
         let driver = env.spawn(async move { driven.drive().await });
@@ -160,10 +161,11 @@ impl MemoryCluster {
 
     /// Tells of every change of topology or leadership.
     pub fn changes(&self) -> BoxStream<'static, ()> {
-        let changes = self.running.shared.changes.subscribe();
-        let stream = futures::stream::unfold(changes, |mut changes| async move {
-            changes.changed().await.ok()?;
-            Some(((), changes))
+        let shared = self.running.shared.clone();
+        let seen = shared.changes.count();
+        let stream = futures::stream::unfold((shared, seen), |(shared, seen)| async move {
+            let seen = shared.changes.after(seen).await;
+            Some(((), (shared, seen)))
         });
         stream.boxed()
     }
@@ -186,8 +188,8 @@ impl MemberStore {
         deadline: Instant,
         mut ask: impl FnMut(&mut Raft, Instant) -> Access<T>,
     ) -> Result<T, StoreError> {
-        let mut changes = self.shared().changes.subscribe();
         loop {
+            let seen = self.shared().changes.count();
             let why = match self.shared().with(&mut ask) {
                 Access::Granted(granted) => return Ok(granted),
                 Access::Down => {
@@ -196,7 +198,7 @@ impl MemberStore {
                 Access::Frozen => StoreError::Unknown("no answer in time".to_owned()),
                 Access::NoLeader => StoreError::Unavailable("no leader".to_owned()),
             };
-            if timeout_at(deadline, changes.changed()).await.is_err() {
+            if timeout_at(deadline, self.shared().changes.after(seen)).await.is_err() {
                 return Err(why);
             }
         }

@@ -102,7 +102,7 @@ impl Raft {
                 })
             }
             Command::Elected => {
-                self.changes += 1;
+                self.has_changed = true;
                 Ok(Reply::Done)
             }
         };

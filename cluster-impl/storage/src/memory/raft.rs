@@ -146,8 +146,8 @@ pub(super) struct Raft {
     pub(super) stream: ChaCha8Rng,
     pub(super) lease_deadlines: BTreeMap<i64, Instant>,
     pub(super) lease_epoch: u64,
-    /// Rises whenever somebody who waits for a leader or a thaw should look again.
-    pub(super) changes: u64,
+    /// Whether somebody who waits for a leader or a thaw should look again.
+    pub(super) has_changed: bool,
 }
 
 impl Raft {
@@ -183,7 +183,7 @@ impl Raft {
             stream,
             lease_deadlines: BTreeMap::new(),
             lease_epoch: 0,
-            changes: 0,
+            has_changed: false,
         }
     }
 
@@ -324,7 +324,7 @@ impl Raft {
 
     /// Draws the consequences of a change of topology or leadership.
     pub(super) fn reconcile(&mut self, now: Instant) {
-        self.changes += 1;
+        self.has_changed = true;
         for index in 0..self.members.len() {
             if !self.is_awake(index) {
                 self.members[index].has_contact = false;
@@ -453,7 +453,7 @@ impl Raft {
         }
         self.members[index].is_timed = false;
         self.members[index].leader = None;
-        self.changes += 1;
+        self.has_changed = true;
         if self.voters(index, now).len() < self.quorum() {
             self.arm_election(index, now);
             return;
