@@ -203,9 +203,7 @@ fn operation(op: Op) -> TxnOp {
 fn comparison(compare: Compare) -> etcd_client::Compare {
     use etcd_client::Compare as Etcd;
     match compare {
-        Compare::ModRevision(key, revision) => {
-            Etcd::mod_revision(key, CompareOp::Equal, revision)
-        }
+        Compare::ModRevision(key, revision) => Etcd::mod_revision(key, CompareOp::Equal, revision),
         Compare::CreateRevision(key, revision) => {
             Etcd::create_revision(key, CompareOp::Equal, revision)
         }

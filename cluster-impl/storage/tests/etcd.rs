@@ -43,8 +43,7 @@ fn certificates(folder: &Path) -> EtcdTls {
     let key = KeyPair::generate().unwrap();
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
     let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
-    let tls =
-        EtcdTls { ca: ca.pem(), certificate: certificate.pem(), key: key.serialize_pem() };
+    let tls = EtcdTls { ca: ca.pem(), certificate: certificate.pem(), key: key.serialize_pem() };
     std::fs::write(folder.join("ca.pem"), &tls.ca).unwrap();
     std::fs::write(folder.join("member.pem"), &tls.certificate).unwrap();
     std::fs::write(folder.join("member.key"), &tls.key).unwrap();

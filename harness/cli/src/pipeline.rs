@@ -13,7 +13,7 @@ use shakedown_core::timeline::{Event, What};
 use shakedown_core::verdict::{RunVerdict, ScenarioVerdict};
 use shakedown_runner::{Limits, Recorder, UndoLog, read_undo_log, run_scenario};
 use shakedown_target_docker as docker;
-use shakedown_target_sim_alt::SimTarget;
+use shakedown_target_sim::SimTarget;
 
 use crate::failure::Failure;
 use crate::plans::Planned;
@@ -67,7 +67,7 @@ pub fn run(run: &Run<'_>) -> Result<RunVerdict, Failure> {
     fs::create_dir_all(run.out).map_err(|error| cannot("make the folder", run.out, &error))?;
     write_plans(run)?;
     let (events, took) = match run.target {
-        TargetName::Sim => shakedown_target_sim_alt::run(on_sim(run)),
+        TargetName::Sim => shakedown_target_sim::run(run.seed, on_sim(run)),
         TargetName::Docker => on_real_time(on_docker(run)),
     }?;
     let plans: Vec<&Plan> = run.planned.iter().map(|planned| &planned.plan).collect();

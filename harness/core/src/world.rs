@@ -64,6 +64,8 @@ pub struct World {
     moments: BTreeMap<String, Moment>,
     etcd: BTreeMap<String, EtcdView>,
     containers: BTreeMap<(String, String), ContainerFact>,
+    /// Containers that ended since the scenario began, with their nodes.
+    ended: Vec<(String, ContainerFact)>,
     writes: Writes,
     fault_at_us: u64,
     now_us: u64,
@@ -117,6 +119,7 @@ impl World {
                     self.containers.insert(key, container.clone());
                 } else {
                     self.containers.remove(&key);
+                    self.ended.push((node.clone(), container.clone()));
                 }
                 self.facts_version += 1;
             }
@@ -279,10 +282,9 @@ impl World {
                 "scheduler": leader(Component::KubeScheduler),
                 "controllerManager": leader(Component::KubeControllerManager),
             },
-            "containers": self.containers().map(|(node, container)| json!({
-                "node": node, "namespace": container.namespace, "pod": container.pod,
-                "podUid": container.pod_uid, "container": container.container,
-            })).collect::<Vec<_>>(),
+            "containers": self.containers().map(|(node, fact)| shown(node, fact)).collect::<Vec<_>>(),
+            "endedContainers":
+                self.ended.iter().map(|(node, fact)| shown(node, fact)).collect::<Vec<_>>(),
         })
     }
 
@@ -300,6 +302,14 @@ impl World {
         }
         mark
     }
+}
+
+/// A container as conditions see it.
+fn shown(node: &str, container: &ContainerFact) -> Value {
+    json!({
+        "node": node, "namespace": container.namespace, "pod": container.pod,
+        "podUid": container.pod_uid, "container": container.container,
+    })
 }
 
 #[cfg(test)]

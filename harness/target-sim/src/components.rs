@@ -17,7 +17,12 @@ use crate::world::World;
 
 impl World {
     /// Starts a component. What it does from then on is in its [`Life`].
-    pub(crate) fn launch(self: &Arc<Self>, node: &Arc<Node>, component: Component, identity: String) -> Life {
+    pub(crate) fn launch(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        component: Component,
+        identity: String,
+    ) -> Life {
         let gate = Gate::default();
         let env = self.env(node.name(), component, Some(gate.clone()));
         let mut life = Life::new(identity, gate, env.clone());
@@ -38,8 +43,7 @@ impl World {
 
     fn launch_api_server(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
         let mut config = apiserver::Config::new(node.name());
-        let toleration_s =
-            i64::try_from(self.parameters.toleration.as_secs()).unwrap_or(i64::MAX);
+        let toleration_s = i64::try_from(self.parameters.toleration.as_secs()).unwrap_or(i64::MAX);
         config.not_ready_toleration_s = toleration_s;
         config.unreachable_toleration_s = toleration_s;
         let (observers, name) = (self.observers.clone(), node.name().to_owned());
@@ -100,6 +104,7 @@ impl World {
             from: from.to_owned(),
             to: to.to_owned(),
             user: user.clone(),
+            idle: std::sync::Arc::default(),
         };
         kube::Client::new(link, "default")
     }

@@ -292,7 +292,10 @@ mod tests {
             std::future::pending().await
         });
         let text = ended.expect_err("the limit is 10").to_string();
-        assert!(text.contains("10 requests at one instant, the last from cp-1 for GET /api"), "{text}");
+        assert!(
+            text.contains("10 requests at one instant, the last from cp-1 for GET /api"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use apiserver::User;
@@ -43,6 +44,8 @@ pub(crate) struct Link {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) user: User,
+    /// Connections that are open and idle.
+    pub(crate) idle: Arc<AtomicUsize>,
 }
 
 impl tower::Service<Request<kube::client::Body>> for Link {
@@ -77,21 +80,36 @@ impl Link {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|error| LinkError::Body(error.to_string()))?;
         let request = Request::from_parts(parts, body.to_bytes());
+        // A request on an open connection needs the way there only; a new connection needs both.
+        let is_open = self
+            .idle
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |idle| idle.checked_sub(1));
+        if is_open.is_err() {
+            self.world.net.through(&self.from, &self.to, Traffic::Api).await;
+            self.node().powered().await;
+            self.world.net.through(&self.to, &self.from, Traffic::Api).await;
+        }
         self.world.net.travel(&self.from, &self.to, Traffic::Api).await;
         self.node().powered().await;
         let Some((gate, answer)) = self.serve(request) else {
+            self.idle.store(0, Ordering::Relaxed);
             self.back().await;
             return Err(LinkError::Refused(self.to));
         };
         let Ok(answer) = answer.await else {
             // Without power nobody is left to reset the connection.
             self.node().powered().await;
+            self.idle.store(0, Ordering::Relaxed);
             self.back().await;
             return Err(LinkError::Reset(self.to));
         };
         self.back().await;
         Ok(match answer {
-            Answer::Whole(response) => response.map(|bytes| LinkBody::Whole(Some(bytes))),
+            Answer::Whole(response) => {
+                // One whose client has stopped waiting was closed, and never comes here.
+                self.idle.fetch_add(1, Ordering::Relaxed);
+                response.map(|bytes| LinkBody::Whole(Some(bytes)))
+            }
             Answer::Stream(response) => {
                 let (parts, body) = response.into_parts();
                 Response::from_parts(parts, LinkBody::Stream(self.follow(gate, body)))
@@ -125,7 +143,11 @@ impl Link {
     }
 
     /// The pieces of a watch, as they arrive at the client.
-    fn follow(self, gate: Gate, body: apiserver::Body) -> BoxStream<'static, Result<Bytes, LinkError>> {
+    fn follow(
+        self,
+        gate: Gate,
+        body: apiserver::Body,
+    ) -> BoxStream<'static, Result<Bytes, LinkError>> {
         let state = Some((self, gate, body));
         let pieces = futures::stream::unfold(state, |state| async move {
             let (link, gate, mut body) = state?;
@@ -200,5 +222,155 @@ impl http_body::Body for LinkBody {
             }
             LinkBody::Stream(_) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::{AsyncBufReadExt, TryStreamExt};
+    use serde_json::{Value, json};
+    use shakedown_core::lever::{Lever, Undo};
+    use shakedown_core::target::{ClusterSpec, Parameters, Target};
+    use tokio::time::{Instant, timeout};
+
+    use crate::SimTarget;
+
+    use super::*;
+
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+    /// A cluster of one control plane and one worker, and a client on the worker.
+    async fn booted() -> (SimTarget, kube::Client) {
+        let mut target = SimTarget::new(1);
+        let spec = ClusterSpec {
+            control_planes: 1,
+            workers: 1,
+            parameters: Parameters::default(),
+            sabotages: Vec::new(),
+        };
+        target.boot(&spec, &|_| {}).await.unwrap();
+        let world = target.world().unwrap();
+        let client = world.kube_client("worker-1", "cp-1", &User::new("test", &["system:masters"]));
+        (target, client)
+    }
+
+    async fn get(client: &kube::Client, path: &str) -> Result<Value, String> {
+        let request = Request::get(path).body(Vec::new()).unwrap();
+        client.request(request).await.map_err(|error| error.to_string())
+    }
+
+    async fn create(client: &kube::Client, name: &str) -> Result<Value, String> {
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        let request = Request::post(MAPS)
+            .header("content-type", "application/json")
+            .body(body.to_string().into_bytes())
+            .unwrap();
+        client.request(request).await.map_err(|error| error.to_string())
+    }
+
+    fn cut(from: &str, to: &str) -> Lever {
+        let (from, to) = (vec![from.to_owned()], vec![to.to_owned()]);
+        Lever::Cut { id: "x".to_owned(), from, to, traffic: Traffic::Api }
+    }
+
+    fn api_server() -> (String, Component) {
+        ("cp-1".to_owned(), Component::KubeApiserver)
+    }
+
+    fn sleep_s(s: u64) -> tokio::time::Sleep {
+        tokio::time::sleep(Duration::from_secs(s))
+    }
+
+    #[test]
+    fn a_cut_stalls_requests_and_answers_and_loses_neither() {
+        crate::run(1, async {
+            for (from, to) in [("worker-1", "cp-1"), ("cp-1", "worker-1")] {
+                let (mut target, client) = booted().await;
+                target.pull(&cut(from, to)).await.unwrap();
+                let began = Instant::now();
+                let mend = async {
+                    sleep_s(30).await;
+                    let made = get(&target.endpoints()[0].client, &format!("{MAPS}/a")).await;
+                    target.undo(&cut(from, to).undo()).await.unwrap();
+                    made.is_ok()
+                };
+                let (answer, was_made) = tokio::join!(create(&client, "a"), mend);
+                assert!(answer.is_ok(), "{answer:?}");
+                assert_eq!(began.elapsed().as_secs(), 30);
+                assert_eq!(was_made, from == "cp-1", "a stalled answer means that it was made");
+            }
+        });
+    }
+
+    #[test]
+    fn what_was_begun_is_finished_although_nobody_waits() {
+        crate::run(1, async {
+            let (mut target, client) = booted().await;
+            target.pull(&cut("cp-1", "worker-1")).await.unwrap();
+            let wait = timeout(Duration::from_secs(5), create(&client, "a")).await;
+            assert!(wait.is_err());
+            let made = get(&target.endpoints()[0].client, &format!("{MAPS}/a")).await;
+            assert!(made.is_ok(), "{made:?}");
+        });
+    }
+
+    #[test]
+    fn a_dead_server_refuses_a_frozen_one_waits_and_one_without_power_is_silent() {
+        crate::run(1, async {
+            let (mut target, client) = booted().await;
+            let (node, component) = api_server();
+            let kill = Lever::KillProcess { node: node.clone(), component, hold: true };
+            target.pull(&kill).await.unwrap();
+            let refused = get(&client, MAPS).await.unwrap_err();
+            assert!(refused.contains("connection refused"), "{refused}");
+            target.undo(&kill.undo()).await.unwrap();
+            sleep_s(5).await;
+            assert!(get(&client, MAPS).await.is_ok());
+
+            target.pull(&Lever::StopProcess { node: node.clone(), component }).await.unwrap();
+            let resume = async {
+                sleep_s(20).await;
+                target.undo(&Undo::ContinueProcess { node: node.clone(), component }).await
+            };
+            let began = Instant::now();
+            let (answer, resumed) = tokio::join!(get(&client, MAPS), resume);
+            assert!(answer.is_ok() && resumed.is_ok(), "{answer:?}");
+            assert_eq!(began.elapsed().as_secs(), 20);
+
+            target.pull(&Lever::KillNode { node: node.clone() }).await.unwrap();
+            assert!(timeout(Duration::from_secs(60), get(&client, MAPS)).await.is_err());
+            target.undo(&Undo::StartNode { node }).await.unwrap();
+            sleep_s(10).await;
+            assert!(get(&client, MAPS).await.is_ok(), "its disk is there");
+        });
+    }
+
+    #[test]
+    fn a_watch_stalls_at_a_cut_goes_on_after_it_and_breaks_with_its_server() {
+        crate::run(1, async {
+            let (mut target, client) = booted().await;
+            let request = Request::get(format!("{MAPS}?watch=true")).body(Vec::new()).unwrap();
+            let mut lines = client.request_stream(request).await.unwrap().lines();
+            let admin = target.endpoints()[0].client.clone();
+            create(&admin, "before").await.unwrap();
+            while !lines.try_next().await.unwrap().unwrap().contains("before") {}
+            target.pull(&cut("cp-1", "worker-1")).await.unwrap();
+            create(&admin, "meanwhile").await.unwrap();
+            let silent = timeout(Duration::from_secs(60), lines.try_next()).await;
+            assert!(silent.is_err(), "{silent:?}");
+            target.undo(&cut("cp-1", "worker-1").undo()).await.unwrap();
+            while !lines.try_next().await.unwrap().unwrap().contains("meanwhile") {}
+            let (node, component) = api_server();
+            target.pull(&Lever::KillProcess { node, component, hold: false }).await.unwrap();
+            let broken = loop {
+                match lines.try_next().await {
+                    Ok(Some(_)) => {}
+                    end => break end,
+                }
+            };
+            assert!(broken.unwrap_err().to_string().contains("reset by peer"));
+        });
     }
 }

@@ -238,8 +238,7 @@ impl Node {
         match &inner.processes[&component].life {
             None => (ProcessState::Absent, String::new(), 0),
             Some(life) => {
-                let state =
-                    if is_frozen { ProcessState::Stopped } else { ProcessState::Running };
+                let state = if is_frozen { ProcessState::Stopped } else { ProcessState::Running };
                 (state, life.identity.clone(), life.ticks())
             }
         }

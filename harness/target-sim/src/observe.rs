@@ -81,7 +81,11 @@ pub(crate) struct MembersSeen {
 
 impl MembersSeen {
     /// What is new about a member; nothing while it does not answer.
-    pub(crate) fn news(&mut self, node: &str, status: Option<storage::MemberStatus>) -> Option<What> {
+    pub(crate) fn news(
+        &mut self,
+        node: &str,
+        status: Option<storage::MemberStatus>,
+    ) -> Option<What> {
         let Some(status) = status else {
             self.seen.remove(node);
             return None;

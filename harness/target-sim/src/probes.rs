@@ -108,9 +108,7 @@ fn health(
         ProcessState::Running => {}
     }
     let is_well = match component {
-        Component::Etcd => {
-            world.etcd.status(node.index).is_some_and(|status| status.leader != 0)
-        }
+        Component::Etcd => world.etcd.status(node.index).is_some_and(|status| status.leader != 0),
         Component::Kubelet => {
             let inner = node.lock();
             let life = inner.processes[&component].life.as_ref();

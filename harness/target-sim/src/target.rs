@@ -17,9 +17,9 @@ use shakedown_core::target::{
 };
 
 use crate::node::{Node, components};
+use crate::probes;
 use crate::supervisor::supervise;
 use crate::world::{Blueprint, World};
-use crate::probes;
 
 /// The target's name.
 pub(crate) const NAME: &str = "sim";
@@ -46,7 +46,7 @@ impl SimTarget {
         Self { seed, world: None, endpoints: Vec::new(), tasks: Vec::new() }
     }
 
-    fn world(&self) -> Result<&Arc<World>, TargetError> {
+    pub(crate) fn world(&self) -> Result<&Arc<World>, TargetError> {
         self.world.as_ref().ok_or_else(|| failed("asking the cluster", "it was not booted"))
     }
 
@@ -83,9 +83,10 @@ impl SimTarget {
         let Ok(list) = endpoint.client.request::<Value>(request).await else { return 0 };
         let is_ready = |node: &&Value| {
             let conditions = node["status"]["conditions"].as_array();
-            conditions.into_iter().flatten().any(|condition| {
-                condition["type"] == "Ready" && condition["status"] == "True"
-            })
+            conditions
+                .into_iter()
+                .flatten()
+                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
         };
         list["items"].as_array().into_iter().flatten().filter(is_ready).count()
     }

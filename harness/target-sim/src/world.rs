@@ -161,7 +161,7 @@ impl World {
         // A signal is lost on a process that is not there.
         let is_changed = node.change(|inner| {
             let process = process(inner, component);
-            let takes = process.life.is_some() || !is_stopped;
+            let takes = process.life.is_some() && process.is_stopped != is_stopped;
             if takes {
                 process.is_stopped = is_stopped;
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{AsyncBufReadExt, Stream, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
-use shakedown_core::lever::Lever;
+use shakedown_core::lever::{Component, Lever, Traffic};
 use shakedown_core::target::{ClusterSpec, Endpoint, Parameters, Target};
 use shakedown_target_sim::{RunLimits, SimTarget, run_within};
 use tokio::time::Instant;
@@ -75,8 +75,8 @@ async fn witness(endpoint: &Endpoint, began: Instant) -> impl Stream<Item = Stri
     lines.map_ok(move |line| format!("{:?} {line}", began.elapsed())).map(Result::unwrap)
 }
 
-/// A worker is killed; its pods are replaced elsewhere.
-async fn story(seed: u64) -> Vec<String> {
+/// Does something to a cluster that runs three pods, and tells all that was seen meanwhile.
+async fn history(seed: u64, act: impl AsyncFnOnce(&mut SimTarget, &Endpoint)) -> Vec<String> {
     let began = Instant::now();
     let mut target = SimTarget::new(seed);
     target.boot(&spec(), &|_| {}).await.unwrap();
@@ -85,15 +85,10 @@ async fn story(seed: u64) -> Vec<String> {
     let told = witness(&endpoint, began).await;
     let everything = futures::stream::select(seen, told);
     let work = async {
-        call(&endpoint, "POST", "/apis/apps/v1/namespaces/default/deployments", &deployment()).await;
+        call(&endpoint, "POST", "/apis/apps/v1/namespaces/default/deployments", &deployment())
+            .await;
         until("three pods run", 60, async || running(&endpoint).await.len() == 3).await;
-        let (victim, _) = running(&endpoint).await[0].clone();
-        target.pull(&Lever::KillNode { node: victim.clone() }).await.unwrap();
-        until("the pods are replaced", 500, async || {
-            let pods = running(&endpoint).await;
-            pods.len() == 3 && pods.iter().all(|(node, _)| *node != victim)
-        })
-        .await;
+        act(&mut target, &endpoint).await;
     };
     let mut history: Vec<String> = everything.take_until(Box::pin(work)).collect().await;
     history.push(format!("{:?}", began.elapsed()));
@@ -101,19 +96,76 @@ async fn story(seed: u64) -> Vec<String> {
     history
 }
 
+/// A worker is killed; its pods are replaced elsewhere.
+async fn a_worker_dies(target: &mut SimTarget, endpoint: &Endpoint) {
+    let (victim, _) = running(endpoint).await[0].clone();
+    target.pull(&Lever::KillNode { node: victim.clone() }).await.unwrap();
+    until("the pods are replaced", 500, async || {
+        let pods = running(endpoint).await;
+        pods.len() == 3 && pods.iter().all(|(node, _)| *node != victim)
+    })
+    .await;
+}
+
+/// One lever after the other, each taken back after a while; the witness's API server is spared.
+async fn a_storm(target: &mut SimTarget, endpoint: &Endpoint) {
+    let (from, to) = (vec!["worker-1".to_owned()], vec!["cp-1".to_owned(), "cp-2".to_owned()]);
+    let members = (vec!["cp-3".to_owned()], vec!["cp-1".to_owned(), "cp-2".to_owned()]);
+    let kill =
+        |node: &str, component| Lever::KillProcess { node: node.to_owned(), component, hold: true };
+    let stop = |node: &str, component| Lever::StopProcess { node: node.to_owned(), component };
+    let levers = [
+        Lever::Cut { id: "api".to_owned(), from, to, traffic: Traffic::Api },
+        Lever::Cut {
+            id: "peers".to_owned(),
+            from: members.0,
+            to: members.1,
+            traffic: Traffic::EtcdPeer,
+        },
+        kill("cp-2", Component::Etcd),
+        stop("cp-2", Component::KubeControllerManager),
+        kill("cp-3", Component::KubeScheduler),
+        stop("worker-2", Component::Containerd),
+        kill("worker-3", Component::Kubelet),
+        Lever::PauseNode { node: "cp-3".to_owned() },
+        Lever::PauseNode { node: "worker-3".to_owned() },
+        Lever::KillNode { node: "cp-2".to_owned() },
+    ];
+    for lever in &levers {
+        target.pull(lever).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        target.undo(&lever.undo()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    until("three pods run", 600, async || running(endpoint).await.len() == 3).await;
+}
+
+/// Fails at the first line in which two histories differ.
+fn same(first: &[String], again: &[String]) {
+    for (line, (one, other)) in first.iter().zip(again).enumerate() {
+        assert_eq!(one, other, "line {line}");
+    }
+    assert_eq!(first.len(), again.len());
+}
+
 #[test]
 fn one_seed_gives_one_history_and_another_seed_another() {
     #[expect(clippy::disallowed_methods, reason = "how fast virtual time goes is told to people")]
     let wall = std::time::Instant::now();
-    let first = run_within(1, LIMITS, story(1)).unwrap();
+    let first = run_within(1, LIMITS, history(1, a_worker_dies)).unwrap();
     let took = wall.elapsed();
-    println!("{} lines, the last {}, in {took:?}", first.len(), first.last().unwrap());
-    assert!(first.len() > 50, "only {} lines", first.len());
-    let again = run_within(1, LIMITS, story(1)).unwrap();
-    for (line, (one, other)) in first.iter().zip(&again).enumerate() {
-        assert_eq!(one, other, "line {line}");
-    }
-    assert_eq!(first.len(), again.len());
-    let other = run_within(2, LIMITS, story(2)).unwrap();
+    println!("{} lines, the last {}, in {took:?}", first.len(), first[first.len() - 1]);
+    assert!(first.len() > 200, "only {} lines", first.len());
+    same(&first, &run_within(1, LIMITS, history(1, a_worker_dies)).unwrap());
+    let other = run_within(2, LIMITS, history(2, a_worker_dies)).unwrap();
     assert_ne!(first, other);
+}
+
+#[test]
+fn faults_too_give_the_same_history_for_the_same_seed() {
+    for seed in 1..=3 {
+        let first = run_within(seed, LIMITS, history(seed, a_storm)).unwrap();
+        assert!(first.len() > 400, "only {} lines", first.len());
+        same(&first, &run_within(seed, LIMITS, history(seed, a_storm)).unwrap());
+    }
 }

@@ -43,10 +43,8 @@ pub(super) async fn a_watch_tells_only_of_its_range(scratch: Scratch) -> Outcome
     let mut watch = scratch.watch(0).await?;
     let other = Scratch { prefix: "/conformance/elsewhere/".to_owned(), ..scratch.clone() };
     other.put("a", "1").await?;
-    let mixed = Txn {
-        success: vec![other.put_op("b", "1"), scratch.put_op("b", "1")],
-        ..Txn::default()
-    };
+    let mixed =
+        Txn { success: vec![other.put_op("b", "1"), scratch.put_op("b", "1")], ..Txn::default() };
     scratch.txn(mixed).await?;
     other.delete("a").await?;
     scratch.delete("b").await?;
@@ -60,10 +58,8 @@ pub(super) async fn a_watch_tells_what_was_there_before(scratch: Scratch) -> Out
     let deleted = scratch.delete("a").await?;
     scratch.put("a", "3").await?;
     let events = watch.events(4).await?;
-    let prev: Vec<_> = events
-        .iter()
-        .map(|event| event.prev.as_ref().map(|prev| prev.value.clone()))
-        .collect();
+    let prev: Vec<_> =
+        events.iter().map(|event| event.prev.as_ref().map(|prev| prev.value.clone())).collect();
     let value = |text: &'static [u8]| Some(bytes::Bytes::from_static(text));
     equal("the values before", prev, vec![None, value(b"1"), value(b"2"), None])?;
     let versions: Vec<_> = events.iter().map(|event| event.kv.version).collect();
@@ -158,7 +154,9 @@ pub(super) async fn an_open_watch_outlives_compaction(scratch: Scratch) -> Outco
 
 /// Progress of a watch is not part of [`super::CHECKS`]: etcd shows it only every ten minutes.
 #[cfg(test)]
-pub(crate) async fn a_silent_watch_shows_its_progress(store: std::sync::Arc<dyn crate::Store>) -> Outcome {
+pub(crate) async fn a_silent_watch_shows_its_progress(
+    store: std::sync::Arc<dyn crate::Store>,
+) -> Outcome {
     let scratch = Scratch { store, prefix: "/conformance/progress/".to_owned() };
     let mut watch = scratch.watch(0).await?;
     let other = Scratch { prefix: "/conformance/elsewhere/".to_owned(), ..scratch };

@@ -39,7 +39,13 @@ pub(super) async fn a_transaction_is_one_revision(scratch: Scratch) -> Outcome {
     let done = scratch.txn(Txn { success, ..Txn::default() }).await?;
     equal("its revision", done.revision, before + 1)?;
     match done.results.as_slice() {
-        [OpResult::Put, OpResult::Put, OpResult::Deleted(1), OpResult::Deleted(0), OpResult::Got(seen)] => {
+        [
+            OpResult::Put,
+            OpResult::Put,
+            OpResult::Deleted(1),
+            OpResult::Deleted(0),
+            OpResult::Got(seen),
+        ] => {
             equal("a read in it sees its writes", seen.len(), 2)?;
         }
         other => return Err(format!("its answers: {other:?}")),

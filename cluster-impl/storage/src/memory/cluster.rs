@@ -312,10 +312,7 @@ impl Drop for Closing {
 }
 
 /// The next batch of a watch; `None` after its end.
-async fn next_batch(
-    watcher: &Watcher,
-    closing: &Closing,
-) -> Result<WatchBatch, StoreError> {
+async fn next_batch(watcher: &Watcher, closing: &Closing) -> Result<WatchBatch, StoreError> {
     let shared = &closing.running.shared;
     let silent_until = Instant::now() + shared.config.progress;
     loop {

@@ -14,7 +14,13 @@ use super::raft::{Access, Command, Committed, Entry, Event, Raft, ReadTicket, Re
 impl Raft {
     // The log.
 
-    pub(super) fn append(&mut self, leader: usize, origin: Option<(usize, u64)>, command: Command, now: Instant) {
+    pub(super) fn append(
+        &mut self,
+        leader: usize,
+        origin: Option<(usize, u64)>,
+        command: Command,
+        now: Instant,
+    ) {
         let (term, index) = (self.members[leader].term, self.members[leader].last.1 + 1);
         let entry = Arc::new(Entry { term, index, origin, command });
         for member in 0..self.members.len() {

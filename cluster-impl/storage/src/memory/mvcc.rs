@@ -352,7 +352,8 @@ mod tests {
     fn read(store: &Mvcc, revision: i64) -> String {
         let found = store.range(&KeyRange::prefix(""), revision, 0);
         let pairs = found.kvs.iter().map(|kv| {
-            let (key, value) = (String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value));
+            let (key, value) =
+                (String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value));
             format!("{key}={value}@{}/{}v{}", kv.create_revision, kv.mod_revision, kv.version)
         });
         pairs.collect::<Vec<_>>().join(" ")
@@ -372,7 +373,14 @@ mod tests {
         let seen: Vec<String> = (1..=6).map(|revision| read(&store, revision)).collect();
         assert_eq!(
             seen,
-            ["", "a=1@2/2v1", "a=1@2/2v1 b=1@3/3v1", "a=2@2/4v2 b=1@3/3v1", "a=2@2/4v2", "a=2@2/4v2 b=3@6/6v1"]
+            [
+                "",
+                "a=1@2/2v1",
+                "a=1@2/2v1 b=1@3/3v1",
+                "a=2@2/4v2 b=1@3/3v1",
+                "a=2@2/4v2",
+                "a=2@2/4v2 b=3@6/6v1"
+            ]
         );
     }
 

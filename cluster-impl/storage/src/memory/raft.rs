@@ -151,7 +151,12 @@ pub(super) struct Raft {
 }
 
 impl Raft {
-    pub(super) fn new(config: MemoryConfig, members: usize, stream: ChaCha8Rng, is_lossy: bool) -> Self {
+    pub(super) fn new(
+        config: MemoryConfig,
+        members: usize,
+        stream: ChaCha8Rng,
+        is_lossy: bool,
+    ) -> Self {
         let member = || Member {
             is_up: true,
             is_frozen: false,
@@ -261,7 +266,8 @@ impl Raft {
         let term = self.members[leader].term;
         let follows = |member: usize| {
             member == leader
-                || (self.members[member].leader == Some(leader) && self.members[member].term == term)
+                || (self.members[member].leader == Some(leader)
+                    && self.members[member].term == term)
         };
         (0..self.members.len())
             .filter(|member| follows(*member) && self.are_connected(leader, *member))

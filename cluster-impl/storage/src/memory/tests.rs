@@ -146,8 +146,7 @@ async fn without_a_quorum_nothing_is_acknowledged_and_stale_reads_go_on() {
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_watch_on_a_cut_off_member_lags_and_catches_up_without_a_gap() {
     let (cluster, _, one, other) = led(7).await;
-    let mut watch =
-        cluster.member(one).watch(KeyRange::prefix("k"), 0).await.expect("healthy");
+    let mut watch = cluster.member(one).watch(KeyRange::prefix("k"), 0).await.expect("healthy");
     isolate(&cluster, one, false);
     // The leader may be among the cut off: write where a quorum is.
     sleep_ms(2100).await;
