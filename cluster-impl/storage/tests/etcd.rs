@@ -3,6 +3,8 @@
 //! Needs the program `etcd` (`apt-get install etcd-server`, or the variable `ETCD`). A machine that
 //! cannot have it sets `SHAKEDOWN_NO_ETCD=1`, and the test says by that name what was not tested.
 
+#![expect(clippy::unwrap_used, reason = "what the tests' own helpers need must be there")]
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

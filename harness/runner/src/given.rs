@@ -68,6 +68,16 @@ impl Session<'_> {
                 let to =
                     if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
                 self.events.note(What::Bound { name: bound_as.clone(), to: vec![to] })?;
+                // Later objects may be put where this one is: it must have been seen before.
+                let patience = Instant::now() + READY_LIMIT;
+                let is_seen = |events: &EventLoop<'_>| {
+                    let seen = events.world().object(kind.id, &namespace, &name);
+                    let placed = |object: &Value| {
+                        kind.word != "pod" || object["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty())
+                    };
+                    seen.is_some_and(placed)
+                };
+                self.wait(patience, is_seen).await?;
             }
             wanted.push((kind, namespace, name));
         }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::api::Call;
 use crate::goal::Goal;
+use crate::event_loop::EventLoop;
 use crate::run::{Session, Stop};
 
 impl Session<'_> {
@@ -83,6 +84,10 @@ impl Session<'_> {
 
     /// Waits for what must come; of what must always or never be, only the period is opened.
     async fn check(&mut self, step: &Step, check: &Check) -> Result<(), Stop> {
+        // The end of a fault that ends by itself may still be to come.
+        let patience = Instant::now() + self.events.recorder.limits().scenario;
+        let has_come = |events: &EventLoop<'_>| events.world().moment(&check.after).is_some();
+        self.wait(patience, has_come).await?;
         let Some(from) = self.events.world().moment(&check.after) else {
             let why = format!("the moment `{}` has not come", check.after);
             return Err(Stop::failed(format!("checking {}", check.id), why));

@@ -241,7 +241,8 @@ mod tests {
 
     const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-    /// A cluster of one control plane and one worker, and a client on the worker.
+    /// A cluster of one control plane and one worker, and a client on the worker with an open
+    /// connection.
     async fn booted() -> (SimTarget, kube::Client) {
         let mut target = SimTarget::new(1);
         let spec = ClusterSpec {
@@ -253,6 +254,7 @@ mod tests {
         target.boot(&spec, &|_| {}).await.unwrap();
         let world = target.world().unwrap();
         let client = world.kube_client("worker-1", "cp-1", &User::new("test", &["system:masters"]));
+        get(&client, MAPS).await.unwrap();
         (target, client)
     }
 
@@ -313,6 +315,20 @@ mod tests {
             assert!(wait.is_err());
             let made = get(&target.endpoints()[0].client, &format!("{MAPS}/a")).await;
             assert!(made.is_ok(), "{made:?}");
+        });
+    }
+
+    #[test]
+    fn a_new_connection_needs_both_ways_before_anything_is_sent() {
+        crate::run(1, async {
+            let (mut target, _) = booted().await;
+            let user = User::new("test", &["system:masters"]);
+            let client = target.world().unwrap().kube_client("worker-1", "cp-1", &user);
+            target.pull(&cut("cp-1", "worker-1")).await.unwrap();
+            let wait = timeout(Duration::from_secs(5), create(&client, "a")).await;
+            assert!(wait.is_err());
+            let made = get(&target.endpoints()[0].client, &format!("{MAPS}/a")).await;
+            assert!(made.unwrap_err().contains("not found"), "nothing was sent");
         });
     }
 

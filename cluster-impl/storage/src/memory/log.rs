@@ -205,7 +205,6 @@ impl Raft {
     }
 
     /// Puts a command on its way; answers the number of the request and where its answer will come.
-    #[expect(clippy::type_complexity, reason = "a named type would be used here only")]
     pub(super) fn submit(
         &mut self,
         index: usize,
