@@ -31,7 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("shakedown-agent", &["shakedown-core"]),
     ("shakedown-target-docker", &["shakedown-core"]),
     ("shakedown-target-sim", SIM),
-    ("shakedown-suites", HARNESS),
+    ("shakedown-suites", &["shakedown", "shakedown-core"]),
     ("shakedown", HARNESS),
     ("xtask", &[]),
 ];
@@ -85,6 +85,7 @@ const DOORS: &[(&str, &[&str])] = &[
 /// files in the folder that are no entries.
 const REGISTRIES: &[(&str, &str, &[&str])] = &[
     ("cluster-impl/machinery/src/kinds", "cluster-impl/machinery/src/kinds/mod.rs", &["mod"]),
+    ("harness/judge/src/invariants", "harness/judge/src/invariants/mod.rs", &["mod"]),
 ];
 
 fn root() -> PathBuf {
@@ -236,6 +237,28 @@ fn only_those_who_speak_to_people_print() {
         }
     }
     report("prints", &broken);
+}
+
+#[test]
+fn every_sabotage_has_a_scenario_that_catches_it() {
+    let root = root();
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("can be read");
+    let planted = read("cluster-impl/env/src/sabotage.rs");
+    let planted = code(&planted)
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix("\",")?.split_once(" = \""))
+        .map(|(_, name)| name.to_owned());
+    let list = read("suites/sabotages.yaml");
+    let mut broken = Vec::new();
+    let mut count = 0;
+    for name in planted {
+        count += 1;
+        if !list.contains(&format!("sabotage: {name},")) {
+            broken.push(name);
+        }
+    }
+    assert!(count >= 10, "the list of sabotages was not found");
+    report("sabotages that no scenario is named for in suites/sabotages.yaml", &broken);
 }
 
 #[test]

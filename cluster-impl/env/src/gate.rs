@@ -56,7 +56,7 @@ impl Gate {
 
     /// Puts a future behind the gate. It ends with `None` when the process is killed.
     pub fn guard<F: Future>(&self, future: F) -> Gated<F> {
-        Gated { gate: self.clone(), future: Some(Box::pin(future)) }
+        Gated { gate: self.clone(), future: Some(Box::pin(future)), waker: None }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -68,6 +68,16 @@ impl Gate {
 pub struct Gated<F: Future> {
     gate: Gate,
     future: Option<Pin<Box<F>>>,
+    waker: Option<Waker>,
+}
+
+impl<F: Future> Drop for Gated<F> {
+    fn drop(&mut self) {
+        // Its waker must not stay behind: every later poll would look at it.
+        if let Some(waker) = self.waker.take() {
+            self.gate.lock().waiting.retain(|known| !known.will_wake(&waker));
+        }
+    }
 }
 
 impl<F: Future> Future for Gated<F> {
@@ -85,16 +95,16 @@ impl<F: Future> Future for Gated<F> {
             if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
                 state.waiting.push(cx.waker().clone());
             }
-            if state.frozen {
+            let frozen = state.frozen;
+            drop(state);
+            self.waker = Some(cx.waker().clone());
+            if frozen {
                 return Poll::Pending;
             }
         }
         let Some(future) = self.future.as_mut() else { return Poll::Ready(None) };
         match future.as_mut().poll(cx) {
             Poll::Ready(output) => {
-                let mut state = self.gate.lock();
-                state.waiting.retain(|waker| !waker.will_wake(cx.waker()));
-                drop(state);
                 self.future = None;
                 Poll::Ready(Some(output))
             }

@@ -289,8 +289,7 @@ fn reaper(
     id: &str,
     remove: bool,
 ) -> Result<docker::Reaper, Failure> {
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::harness(format!("cannot find this program: {error}"), ""))?;
+    let program = this_program()?;
     let out = run.out.canonicalize().map_err(|error| cannot("find", run.out, &error))?;
     let reaping = docker::Reaping {
         state: state.to_owned(),
@@ -300,6 +299,19 @@ fn reaper(
         remove,
     };
     docker::spawn_reaper(&program, &reaping, &out.join("reaper.log")).map_err(unusable)
+}
+
+/// The program `shakedown`: this one, or the one beside the test that this is.
+fn this_program() -> Result<PathBuf, Failure> {
+    let this = std::env::current_exe()
+        .map_err(|error| Failure::harness(format!("cannot find this program: {error}"), ""))?;
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("shakedown"));
+    beside.into_iter().find(|path| path.is_file()).ok_or_else(|| {
+        Failure::harness(
+            format!("the program `shakedown` is not beside {}", this.display()),
+            "build it: cargo build --package shakedown",
+        )
+    })
 }
 
 /// A cluster in which every plan finds room.

@@ -283,3 +283,32 @@ fn what_does_not_exist_is_said_to_be_unknown_and_api_undos_are_not_the_targets()
         assert!(target.undo(&Undo::StartNode { node: "worker-1".to_owned() }).await.is_ok());
     });
 }
+
+#[test]
+fn planted_defects_are_switched_on_by_name_and_unknown_ones_are_refused() {
+    run(1, async {
+        let plant = async |sabotage: &str| {
+            let mut target = SimTarget::new(1);
+            let spec = ClusterSpec {
+                control_planes: 1,
+                workers: 1,
+                parameters: Parameters::default(),
+                sabotages: names(&[sabotage]),
+            };
+            let booted = target.boot(&spec, &|_| {}).await;
+            booted.map(|_| target)
+        };
+        let target = plant("acked-write-lost").await.unwrap();
+        for number in 0..25 {
+            assert_eq!(write(&target, 0, &format!("m{number}")).await, Ok(()));
+        }
+        let request = http::Request::get("/api/v1/namespaces/default/configmaps");
+        let request = request.body(Vec::new()).unwrap();
+        let list: Value = target.endpoints()[0].client.request(request).await.unwrap();
+        let items = list["items"].as_array().unwrap().iter();
+        let kept = items.filter(|map| map["metadata"]["name"].as_str().unwrap().starts_with('m'));
+        assert!((20..25).contains(&kept.count()), "an acknowledged write is gone");
+        let unknown = plant("nonsense").await.err().unwrap().to_string();
+        assert!(unknown.contains("unknown sabotage `nonsense`"), "{unknown}");
+    });
+}
