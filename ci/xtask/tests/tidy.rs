@@ -85,7 +85,7 @@ const DOORS: &[(&str, &[&str])] = &[
 /// files in the folder that are no entries.
 const REGISTRIES: &[(&str, &str, &[&str])] = &[
     ("cluster-impl/machinery/src/kinds", "cluster-impl/machinery/src/kinds/mod.rs", &["mod"]),
-    ("harness/judge/src/invariants", "harness/judge/src/invariants/mod.rs", &["mod"]),
+    ("harness/judge/src/invariants", "harness/judge/src/invariants/mod.rs", &["eviction", "mod", "silence", "writes"]),
 ];
 
 fn root() -> PathBuf {

@@ -76,13 +76,23 @@ impl Cut {
     }
 
     fn counters(&self) -> anyhow::Result<Option<Vec<u64>>> {
-        let output = Command::new("nft")
-            .args(["-j", "list", "table", "netdev", &self.table])
-            .output()
-            .context("failed to run nft")?;
-        if !output.status.success() {
-            return Ok(None);
-        }
+        let start = now();
+        let output = loop {
+            let output = Command::new("nft")
+                .args(["-j", "list", "table", "netdev", &self.table])
+                .output()
+                .context("failed to run nft")?;
+            if !output.status.success() {
+                return Ok(None);
+            }
+            // A listing that another change of the tables interrupts is empty, and nft calls it a
+            // success: that is no answer, so it is asked again.
+            if !output.stdout.trim_ascii().is_empty() {
+                break output;
+            }
+            ensure!(now().duration_since(start) < NFT_WITHIN, "nft listed nothing for {}", self.table);
+            crate::pause(Duration::from_millis(2));
+        };
         let listed: Value = serde_json::from_slice(&output.stdout).context("nft's JSON")?;
         Ok(Some(counters_in(&listed)))
     }
