@@ -29,7 +29,7 @@ macro_rules! sabotages {
 }
 
 sabotages! {
-    /// The memory store acknowledges every 20th write of a ConfigMap without keeping it.
+    /// After 60 writes of ConfigMaps the memory store acknowledges every 20th without keeping it.
     AckedWriteLost = "acked-write-lost",
     /// The kubelet's restart back-off goes on doubling past its cap.
     BackoffNotCapped = "backoff-not-capped",
@@ -41,7 +41,7 @@ sabotages! {
     GracePeriodIgnored = "grace-period-ignored",
     /// A deposed leader's writes are let through.
     LeaderNotFenced = "leader-not-fenced",
-    /// A watch drops every 10th event.
+    /// After 60 events a watch drops every 10th.
     LostWatchEvent = "lost-watch-event",
     /// A ReplicaSet keeps one pod more than asked for.
     ReplicaSetOffByOne = "replicaset-off-by-one",

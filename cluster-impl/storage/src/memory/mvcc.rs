@@ -18,6 +18,8 @@ const TXN_OPS_MAX: usize = 128;
 const REQUEST_BYTES_MAX: usize = 1_572_864;
 /// One write in so many of a ConfigMap is lost by the sabotage `acked-write-lost`.
 const LOST_WRITE_PERIOD: u64 = 20;
+/// The planted defect comes with load: so many writes are kept first.
+const LOST_WRITES_AFTER: u64 = 60;
 
 /// One version of one key.
 #[derive(Debug, Clone)]
@@ -214,7 +216,7 @@ impl Mvcc {
             return false;
         }
         *count += 1;
-        *count % LOST_WRITE_PERIOD == 0
+        *count > LOST_WRITES_AFTER && *count % LOST_WRITE_PERIOD == 0
     }
 
     /// Ends a command: if it changed anything, its changes become the next revision.
