@@ -81,7 +81,8 @@ fn walk(folder: &Path, found: &mut BTreeSet<SuiteFile>) -> Result<(), FindError>
 fn read(path: &Path) -> Result<SuiteFile, FindError> {
     let text = fs::read_to_string(path).map_err(|error| failed(path, error))?;
     let full = path.canonicalize().map_err(|error| failed(path, error))?;
-    let suite = full.parent().and_then(Path::file_name).map_or("", |name| name.to_str().unwrap_or(""));
+    let suite =
+        full.parent().and_then(Path::file_name).map_or("", |name| name.to_str().unwrap_or(""));
     Ok(SuiteFile { path: path.to_owned(), suite: suite.to_owned(), text })
 }
 

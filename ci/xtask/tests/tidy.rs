@@ -74,7 +74,10 @@ const HARNESS: &[&str] = &[
 const DOORS: &[(&str, &[&str])] = &[
     ("testcontainers::", &["harness/target-docker/"]),
     ("bollard::", &["harness/target-docker/"]),
-    ("serde_yaml::", &["harness/core/src/yaml.rs", "cluster-impl/", "ci/xtask/", "harness/target-docker/"]),
+    (
+        "serde_yaml::",
+        &["harness/core/src/yaml.rs", "cluster-impl/", "ci/xtask/", "harness/target-docker/"],
+    ),
     ("tabled::", &["harness/report/"]),
     ("k8s_cri::", &["cluster-impl/kubelet/src/runtimes/cri"]),
     ("etcd_client::", &["cluster-impl/storage/src/etcd"]),
@@ -85,11 +88,18 @@ const DOORS: &[(&str, &[&str])] = &[
 /// files in the folder that are no entries.
 const REGISTRIES: &[(&str, &str, &[&str])] = &[
     ("cluster-impl/machinery/src/kinds", "cluster-impl/machinery/src/kinds/mod.rs", &["mod"]),
-    ("harness/judge/src/invariants", "harness/judge/src/invariants/mod.rs", &["eviction", "mod", "silence", "writes"]),
+    (
+        "harness/judge/src/invariants",
+        "harness/judge/src/invariants/mod.rs",
+        &["eviction", "mod", "silence", "writes"],
+    ),
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace exists")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace exists")
 }
 
 /// Every file that git would know, with its text, by its path from the root.
@@ -181,7 +191,8 @@ fn every_file_says_what_it_is_for_and_is_short_enough_to_read() {
         }
     }
     for path in LONG_FILES {
-        let lines = fs::read_to_string(root().join(path)).map_or(0, |text| code(&text).lines().count());
+        let lines =
+            fs::read_to_string(root().join(path)).map_or(0, |text| code(&text).lines().count());
         if lines <= LINES_MAX {
             broken.push(format!("{path} is no longer long: take it off the list"));
         }

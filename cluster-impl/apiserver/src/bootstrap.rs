@@ -43,7 +43,7 @@ pub(crate) async fn run(server: &Arc<ApiServer>) {
                 break;
             }
             tracing::debug!(path, code, "bootstrap waits for the store");
-            server.env.sleep(backoff.next()).await;
+            server.env.sleep(backoff.next_wait()).await;
         }
     }
 }

@@ -273,13 +273,12 @@ impl Feed {
 
     async fn broken(&mut self, revision: String, error: &ApiError) {
         tracing::debug!(kind = self.watched.kind.id, %error, "watch failed");
-        self.state =
-            if error.is_expired() { State::Relist } else { State::Rewatch { revision } };
+        self.state = if error.is_expired() { State::Relist } else { State::Rewatch { revision } };
         self.pause().await;
     }
 
     async fn pause(&mut self) {
-        let wait = self.backoff.next();
+        let wait = self.backoff.next_wait();
         self.env.sleep(wait).await;
     }
 }

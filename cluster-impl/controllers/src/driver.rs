@@ -261,7 +261,7 @@ impl Driver {
                 .backoffs
                 .entry(turn.clone())
                 .or_insert_with(|| env.backoff("controllers", RETRY_FIRST, RETRY_MOST));
-            let wait = backoff.next();
+            let wait = backoff.next_wait();
             self.queue.add(turn, elapsed + wait);
             return;
         }

@@ -19,7 +19,7 @@ impl Backoff {
     }
 
     /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let wait = self.next.mul_f64(1.0 + self.stream.random_range(0.0..0.1));
         self.next = (self.next * 2).min(self.most);
         wait

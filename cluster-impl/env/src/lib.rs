@@ -205,7 +205,7 @@ mod tests {
                 let _ = send.send(());
             }
         });
-        let mut count = |ticks: &mut tokio::sync::mpsc::UnboundedReceiver<()>| {
+        let count = |ticks: &mut tokio::sync::mpsc::UnboundedReceiver<()>| {
             std::iter::from_fn(|| ticks.try_recv().ok()).count()
         };
         env.sleep(Duration::from_millis(3500)).await;

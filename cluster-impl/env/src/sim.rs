@@ -63,7 +63,8 @@ impl Machine for SimMachine {
 fn spread(seed: u64, name: &[u8], label: &[u8]) -> [u8; 32] {
     let mut spread = [0; 32];
     for (lane, chunk) in spread.chunks_mut(8).enumerate() {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ (lane as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut hash =
+            0xcbf2_9ce4_8422_2325_u64 ^ (lane as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         for byte in seed.to_le_bytes().iter().chain(name).chain(&[0]).chain(label) {
             hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }

@@ -86,7 +86,7 @@ async fn register(cx: &Arc<Shared>) -> Object {
             }
             Err(error) => tracing::debug!(%error, "node not registered"),
         }
-        cx.env.sleep(backoff.next()).await;
+        cx.env.sleep(backoff.next_wait()).await;
     }
 }
 

@@ -140,7 +140,7 @@ impl Statuses {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::debug!(pod = %key, %error, "status not written");
-                    env.sleep(backoff.next()).await;
+                    env.sleep(backoff.next_wait()).await;
                 }
             }
         }

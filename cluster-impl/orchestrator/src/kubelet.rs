@@ -66,8 +66,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }));
     let health = config.health.clone();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.healthz_port));
-    let _health =
-        health::serve(&env, address, Arc::new(move || health.is_healthy())).await?;
+    let _health = health::serve(&env, address, Arc::new(move || health.is_healthy())).await?;
     kubelet::run(env, client, Arc::new(runtime), config).await;
     anyhow::bail!("the kubelet ended by itself")
 }

@@ -39,8 +39,9 @@ pub fn run(component: impl Future<Output = anyhow::Result<()>>) -> anyhow::Resul
         .build()
         .context("failed to start the runtime")?;
     let outcome = runtime.block_on(async {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-            .context("failed to listen for SIGTERM")?;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+                .context("failed to listen for SIGTERM")?;
         tokio::select! {
             biased;
             _ = terminate.recv() => Ok(()),

@@ -292,7 +292,7 @@ async fn bind(env: &Env, client: &ApiClient, pod: &Object, node: &str) -> Result
     }
     let mut backoff = env.backoff("binding", LOOK_FIRST, LOOK_MOST);
     loop {
-        env.sleep(backoff.next()).await;
+        env.sleep(backoff.next_wait()).await;
         match client.get(&POD, &key).await {
             Ok(now) if now.uid() == pod.uid() && now.text("/spec/nodeName") == node => {
                 return Ok(());

@@ -90,7 +90,11 @@ impl Cut {
             if !output.stdout.trim_ascii().is_empty() {
                 break output;
             }
-            ensure!(now().duration_since(start) < NFT_WITHIN, "nft listed nothing for {}", self.table);
+            ensure!(
+                now().duration_since(start) < NFT_WITHIN,
+                "nft listed nothing for {}",
+                self.table
+            );
             crate::pause(Duration::from_millis(2));
         };
         let listed: Value = serde_json::from_slice(&output.stdout).context("nft's JSON")?;

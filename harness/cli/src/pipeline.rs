@@ -198,8 +198,7 @@ async fn one(
 ) -> bool {
     let Parts { recorder, undo_log } = parts;
     let registry = shakedown_faults::ALL;
-    let outcome =
-        run_scenario(target, cluster, plan, registry, recorder, undo_log, progress).await;
+    let outcome = run_scenario(target, cluster, plan, registry, recorder, undo_log, progress).await;
     !outcome.is_quarantined
 }
 
@@ -336,8 +335,7 @@ pub fn unusable(error: TargetError) -> Failure {
 
 /// The undos of a run that were not done.
 pub fn pending_undos(log: &Path) -> Result<Vec<shakedown_core::lever::Undo>, Failure> {
-    let logged =
-        read_undo_log(log).map_err(|error| Failure::harness(error.to_string(), ""))?;
+    let logged = read_undo_log(log).map_err(|error| Failure::harness(error.to_string(), ""))?;
     Ok(logged.into_iter().map(|logged| logged.undo).collect())
 }
 

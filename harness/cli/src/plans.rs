@@ -37,10 +37,14 @@ pub struct Planned {
 /// Plans every scenario at the given places, in order of id.
 pub fn plans(wanted: &Wanted) -> Result<Vec<Planned>, Failure> {
     let files = shakedown_suites::find(&wanted.paths).map_err(|error| {
-        Failure::usage(error.to_string(), "name scenario files, or folders with scenarios such as `suites`")
+        Failure::usage(
+            error.to_string(),
+            "name scenario files, or folders with scenarios such as `suites`",
+        )
     })?;
     let behaviours = shakedown_suites::behaviours();
-    let invariants: std::collections::BTreeSet<String> = shakedown_judge::invariants::names().into_iter().map(str::to_owned).collect();
+    let invariants: std::collections::BTreeSet<String> =
+        shakedown_judge::invariants::names().into_iter().map(str::to_owned).collect();
     let mut planned = Vec::new();
     let mut problems = Problems::default();
     let mut skipped = std::collections::BTreeSet::new();

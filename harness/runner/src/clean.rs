@@ -89,7 +89,7 @@ impl Session<'_> {
         if self.workers.is_empty() {
             return Ok(());
         }
-        self.stop_work.send_replace(true);
+        self.stop_work.set(true);
         let mut workers = std::mem::take(&mut self.workers);
         let all = async move { while workers.join_next().await.is_some() {} };
         if self.events.drive(Duration::from_secs(60), all).await?.is_none() {

@@ -60,6 +60,11 @@ enum Act {
     Remove,
 }
 
+/// How long somebody is looked for who plays a role: longer than a lease lasts.
+const ROLE_LIMIT: Duration = Duration::from_secs(45);
+/// How often.
+const ROLE_LOOK: Duration = Duration::from_secs(1);
+
 impl Session<'_> {
     /// Who has a role now. Asks etcd's members first if the role depends on who leads.
     pub(crate) async fn resolve(&mut self, roles: &[Who]) -> Result<Vec<String>, Stop> {
@@ -68,9 +73,23 @@ impl Session<'_> {
         }
         let mut found = Vec::new();
         for who in roles {
-            let names = who
-                .resolve(self.events.world(), &self.taken, &mut self.random)
-                .map_err(|error| Stop::failed(format!("looking for `{who}`"), error))?;
+            // Between two leaders there is nobody to be found: it is looked again for a while.
+            let patience = Instant::now() + ROLE_LIMIT;
+            let names = loop {
+                let names = who.resolve(self.events.world(), &self.taken, &mut self.random);
+                match names {
+                    Ok(names) => break names,
+                    Err(_) if Instant::now() < patience => {
+                        self.wait(Instant::now() + ROLE_LOOK, |_| false).await?;
+                        if who.asks_etcd() {
+                            self.ask_etcd().await?;
+                        }
+                    }
+                    Err(error) => {
+                        return Err(Stop::failed(format!("looking for `{who}`"), error));
+                    }
+                }
+            };
             found.extend(names);
         }
         found.dedup();

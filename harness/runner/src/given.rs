@@ -73,7 +73,10 @@ impl Session<'_> {
                 let is_seen = |events: &EventLoop<'_>| {
                     let seen = events.world().object(kind.id, &namespace, &name);
                     let placed = |object: &Value| {
-                        kind.word != "pod" || object["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty())
+                        kind.word != "pod"
+                            || object["spec"]["nodeName"]
+                                .as_str()
+                                .is_some_and(|node| !node.is_empty())
                     };
                     seen.is_some_and(placed)
                 };

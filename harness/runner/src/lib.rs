@@ -4,6 +4,7 @@
 //! the scenario's set and ends with it. Undos are on disk before anything is done.
 
 mod api;
+mod board;
 mod clean;
 mod event_loop;
 mod faults;

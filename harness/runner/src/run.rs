@@ -10,11 +10,11 @@ use shakedown_core::fault::FaultKind;
 use shakedown_core::plan::{Plan, START};
 use shakedown_core::target::{ClusterFact, Endpoint, Progress, Target};
 use shakedown_core::timeline::What;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::api::ApiError;
+use crate::board::Board;
 use crate::event_loop::{EventLoop, LoopError, pump};
 use crate::faults::Active;
 use crate::recorder::{RecordError, Recorder};
@@ -118,7 +118,7 @@ pub(crate) struct Session<'a> {
     /// Taints and cordons as they were before.
     pub nodes_before: BTreeMap<String, Value>,
     /// Stops the workload.
-    pub stop_work: watch::Sender<bool>,
+    pub stop_work: Board<bool>,
     /// The workload's tasks, which end after `stop_work`.
     pub workers: JoinSet<()>,
     pub is_quarantined: bool,
@@ -270,7 +270,7 @@ impl<'a> Session<'a> {
             taken: BTreeSet::new(),
             open_until: Instant::now(),
             nodes_before: BTreeMap::new(),
-            stop_work: watch::Sender::new(false),
+            stop_work: Board::new(false),
             workers: JoinSet::new(),
             is_quarantined: false,
         }

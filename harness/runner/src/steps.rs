@@ -10,8 +10,8 @@ use shakedown_core::timeline::What;
 use tokio::time::Instant;
 
 use crate::api::Call;
-use crate::goal::Goal;
 use crate::event_loop::EventLoop;
+use crate::goal::Goal;
 use crate::run::{Session, Stop};
 
 impl Session<'_> {

@@ -16,11 +16,12 @@ use shakedown_core::kinds::{KINDS, Kind};
 use shakedown_core::target::Endpoint;
 use shakedown_core::timeline::{Change, What};
 use shakedown_core::world::Key;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::api::{Answer, ApiError, Call, ask, call, revision_of};
+use crate::board::Board;
 use crate::event_loop::{Message, Sender};
 
 /// Between two linearizable reads that show that the witness' server is well.
@@ -41,7 +42,7 @@ struct Shared {
     endpoints: Vec<Endpoint>,
     began: Instant,
     /// Which endpoint is used.
-    current: watch::Sender<usize>,
+    current: Board<usize>,
     /// When its last read was answered, in microseconds after `began`.
     good_us: AtomicU64,
     /// The measured delay, in microseconds.
@@ -69,7 +70,7 @@ impl Witness {
         let shared = Arc::new(Shared {
             endpoints,
             began,
-            current: watch::Sender::new(0),
+            current: Board::new(0),
             good_us: AtomicU64::new(began.elapsed().as_micros() as u64),
             base_us: AtomicU64::new(0),
         });
@@ -99,7 +100,7 @@ impl Witness {
 
 impl Shared {
     fn endpoint(&self) -> (usize, &Endpoint) {
-        let index = *self.current.borrow();
+        let index = self.current.get();
         (index, &self.endpoints[index])
     }
 
@@ -116,7 +117,7 @@ async fn pulse(shared: Arc<Shared>) {
         let asked = Instant::now();
         match ask(endpoint, &read, PULSE).await {
             Answer::Unknown(_) => {
-                shared.current.send_replace((index + 1) % shared.endpoints.len());
+                shared.current.set((index + 1) % shared.endpoints.len());
                 // A refused connection is answered at once.
                 sleep(RECONNECT).await;
             }
@@ -189,13 +190,13 @@ impl Stream {
         let path = self.kind.path("", "");
         let list = loop {
             let (index, endpoint) = self.shared.endpoint();
-            let mut moved = self.shared.current.subscribe();
+            let mut moved = self.shared.current.reader();
             match ask(endpoint, &Call::get(&path), CONNECT_LIMIT).await {
                 Answer::Ok(list) => break list,
                 // A server without this kind has none of them.
                 Answer::Refused { code: 404, .. } => break json!({"items": []}),
                 _ => {
-                    if *moved.borrow_and_update() == index {
+                    if moved.look() == index {
                         sleep(RECONNECT).await;
                     }
                 }
@@ -245,8 +246,8 @@ impl Stream {
     /// Watches from a revision on, until the watch ends or the witness moves to another server.
     /// Events are in doubt, as far back as `doubt`, until the watch has caught up.
     async fn watch(&mut self, revision: &mut i64, doubt: Option<Instant>) -> End {
-        let mut moved = self.shared.current.subscribe();
-        let index = *moved.borrow_and_update();
+        let mut moved = self.shared.current.reader();
+        let index = moved.look();
         let endpoint = self.shared.endpoints[index].clone();
         let uri = format!(
             "{}?watch=true&allowWatchBookmarks=true&resourceVersion={revision}&timeoutSeconds=290",
@@ -265,10 +266,7 @@ impl Stream {
         loop {
             let line = tokio::select! {
                 biased;
-                changed = moved.changed() => match changed {
-                    Ok(()) => return End::Broken,
-                    Err(_) => return End::Closed,
-                },
+                () = moved.changed() => return End::Broken,
                 line = lines.next() => line,
             };
             let Some(Ok(line)) = line else { return End::Broken };

@@ -16,10 +16,10 @@ use shakedown_core::kinds::Kind;
 use shakedown_core::plan::Workload;
 use shakedown_core::target::Endpoint;
 use shakedown_core::timeline::{Change, Operation, Outcome, What};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::api::{Answer, Call, ask, revision_of};
+use crate::board::Reader;
 use crate::event_loop::{Message, Sender};
 use crate::run::{Session, Stop};
 
@@ -41,7 +41,7 @@ struct Client {
     began: Instant,
     random: ChaCha8Rng,
     sender: Sender,
-    stop: watch::Receiver<bool>,
+    stop: Reader<bool>,
 }
 
 /// The loop is gone, or the workload is to end.
@@ -66,7 +66,7 @@ impl Session<'_> {
                 began: self.events.recorder.began(),
                 random: ChaCha8Rng::seed_from_u64(self.random.next_u64()),
                 sender: self.events.sender(),
-                stop: self.stop_work.subscribe(),
+                stop: self.stop_work.reader(),
             };
             if id < workload.clients {
                 self.workers.spawn(write(client, workload.clone()));
@@ -169,12 +169,12 @@ impl Client {
 
     /// Sleeps, unless the workload ends.
     async fn rest(&mut self, time: Duration) -> Result<(), Over> {
-        if *self.stop.borrow() {
+        if self.stop.get() {
             return Err(Over);
         }
         tokio::select! {
             biased;
-            _ = self.stop.changed() => Err(Over),
+            () = self.stop.changed() => Err(Over),
             () = sleep(time) => Ok(()),
         }
     }
@@ -376,7 +376,7 @@ async fn watch_once(client: &mut Client, standing: &mut Standing) -> Result<Stri
     loop {
         let line = tokio::select! {
             biased;
-            _ = client.stop.changed() => return Ok("closed".into()),
+            () = client.stop.changed() => return Ok("closed".into()),
             line = lines.next() => line,
             () = tokio::time::sleep_until(closes) => return Ok("closed".into()),
         };

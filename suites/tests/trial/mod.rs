@@ -44,7 +44,6 @@ pub fn run(planned: &Planned, target: TargetName, label: &str) -> Result<Scenari
 }
 
 /// Fails unless the scenario passed, with every check that did not.
-#[cfg_attr(test, allow(dead_code, reason = "the sabotage main expects the opposite"))]
 pub fn passed(scenario: &ScenarioVerdict) -> Result<(), Failed> {
     if scenario.verdict == Verdict::Pass {
         return Ok(());

@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use env::{Env, Task};
+use env::{Env, Signal, Task};
 use rand::Rng;
-use tokio::sync::watch;
 
 use super::script::{self, OnTerm, Script};
 use crate::runtime::{
@@ -77,7 +76,7 @@ pub struct StagedRuntime {
     env: Mutex<Env>,
     images: BTreeMap<String, Vec<String>>,
     inner: Mutex<Inner>,
-    version: watch::Sender<u64>,
+    version: Signal,
     on_change: Mutex<Option<OnChange>>,
     /// For tasks that must reach the runtime without keeping it alive.
     this: std::sync::Weak<StagedRuntime>,
@@ -91,7 +90,7 @@ impl StagedRuntime {
             env: Mutex::new(env),
             images,
             inner: Mutex::default(),
-            version: watch::Sender::new(1),
+            version: Signal::default(),
             on_change: Mutex::new(None),
             this: this.clone(),
         })
@@ -185,7 +184,7 @@ impl StagedRuntime {
     }
 
     fn touch(&self) {
-        self.version.send_modify(|version| *version += 1);
+        self.version.raise();
     }
 
     fn tell(&self, change: &ContainerChange) {
@@ -198,8 +197,8 @@ impl StagedRuntime {
     /// Answers as the runtime's process would before it looks at the request.
     async fn answer(&self, label: &str, ms: std::ops::Range<u64>) -> Result<(), RuntimeError> {
         let env = self.env();
-        let mut seen = self.version.subscribe();
         loop {
+            let seen = self.version.count();
             let (answers, off) = {
                 let inner = self.lock();
                 (inner.answers, inner.powered_off)
@@ -211,7 +210,7 @@ impl StagedRuntime {
                 Answers::Normally if !off => break,
                 // A process that stands still, or a machine without power, says nothing.
                 _ => {
-                    let _ = seen.changed().await;
+                    self.version.after(seen).await;
                 }
             }
         }
@@ -490,7 +489,6 @@ impl ContainerRuntime for StagedRuntime {
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         self.answer("stop-container", 1..5).await?;
-        let mut seen = self.version.subscribe();
         let (script, again) = match self.lock().containers.get_mut(id) {
             Some(c) if c.status.state == ContainerState::Running => {
                 (c.script, std::mem::replace(&mut c.terminated, true))
@@ -501,13 +499,13 @@ impl ContainerRuntime for StagedRuntime {
             self.end_later(id, code, after);
         }
         let ended = async {
-            while self
-                .lock()
-                .containers
-                .get(id)
-                .is_some_and(|c| c.status.state == ContainerState::Running)
-            {
-                let _ = seen.changed().await;
+            loop {
+                let seen = self.version.count();
+                let container = self.lock().containers.get(id).map(|c| c.status.state);
+                if container != Some(ContainerState::Running) {
+                    return;
+                }
+                self.version.after(seen).await;
             }
         };
         if tokio::time::timeout(grace, ended).await.is_err() {
@@ -587,8 +585,6 @@ impl ContainerRuntime for StagedRuntime {
     }
 
     async fn changed(&self, seen: u64) -> u64 {
-        let mut version = self.version.subscribe();
-        let now = version.wait_for(|version| *version > seen).await;
-        now.map_or(seen, |version| *version)
+        self.version.after(seen).await
     }
 }

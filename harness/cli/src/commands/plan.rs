@@ -18,8 +18,7 @@ pub struct Args {
 
 /// Prints every plan as YAML.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let wanted =
-        Wanted { paths: args.paths.clone(), seed: args.seed, ..Wanted::default() };
+    let wanted = Wanted { paths: args.paths.clone(), seed: args.seed, ..Wanted::default() };
     for planned in plans::plans(&wanted)? {
         let text = planned.plan.to_yaml().map_err(|error| Failure::harness(error, ""))?;
         println!("---\n# {}", planned.path.display());

@@ -13,7 +13,8 @@ pub struct Args {
 
 /// Prints the report; answers the exit code that the run had.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let verdict = shakedown_report::read(&args.dir)
-        .map_err(|error| Failure::usage(error.to_string(), "name the folder of a run: --out of `run`"))?;
+    let verdict = shakedown_report::read(&args.dir).map_err(|error| {
+        Failure::usage(error.to_string(), "name the folder of a run: --out of `run`")
+    })?;
     Ok(super::show(&verdict))
 }

@@ -51,7 +51,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         sabotages: args.sabotage.clone(),
     })?;
     if planned.is_empty() {
-        return Err(Failure::usage("there is nothing to run", "every scenario was left out by --skip"));
+        return Err(Failure::usage(
+            "there is nothing to run",
+            "every scenario was left out by --skip",
+        ));
     }
     let quiet = args.quiet;
     let progress = move |line: &str| {

@@ -43,7 +43,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             return Err(unusable(error));
         }
         let kubeconfig = target.kubeconfig();
-        eprintln!("cluster `{}` is ready; remove it with: shakedown down --cluster {}", args.cluster, args.cluster);
+        eprintln!(
+            "cluster `{}` is ready; remove it with: shakedown down --cluster {}",
+            args.cluster, args.cluster
+        );
         eprintln!("use it with: export KUBECONFIG={}", kubeconfig.display());
         println!("{}", kubeconfig.display());
         Ok(0)
