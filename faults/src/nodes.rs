@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use shakedown_core::fault::{FaultCx, FaultError};
-use shakedown_core::lever::{NodeState, Traffic};
-use shakedown_core::target::TargetError;
+use shakedown_core::lever::{Component, NodeState, Traffic};
+use shakedown_core::target::{Role, TargetError};
 use shakedown_core::timeline::Evidence;
 
-use crate::evidence::{behaviour, control, counter, node, reach, reach_steadily};
+use crate::evidence::{behaviour, control, counter, health, node, reach, reach_steadily};
 
 /// The nodes of one fault, as they were before it.
 #[derive(Debug, Default)]
@@ -73,7 +73,11 @@ impl Victims {
         let (witness, piece) = self.witness(cx).await?;
         evidence.push(piece);
         for name in &self.names {
-            evidence.push(self.unreachable(cx, name, witness.as_deref()).await);
+            // The kernel of a node that stands still still answers packets; its processes do not.
+            evidence.push(match wanted {
+                NodeState::Paused => silent_process(cx, name).await,
+                _ => self.unreachable(cx, name, witness.as_deref()).await,
+            });
         }
         Ok(evidence)
     }
@@ -188,3 +192,13 @@ pub(crate) fn word(state: NodeState) -> &'static str {
         NodeState::Dead => "dead",
     }
 }
+/// Whether the process that a node is there for leaves its health check without an answer.
+async fn silent_process(cx: &mut FaultCx<'_>, name: &str) -> Evidence {
+    let controls = cx.cluster.names(Role::ControlPlane);
+    let is_control_plane = controls.iter().any(|node| node == name);
+    let component = if is_control_plane { Component::Etcd } else { Component::Kubelet };
+    let answer = health(cx, name, component).await;
+    let silent = answer.silent();
+    behaviour(format!("health of {component} on {name}: {}", answer.detail), silent, answer.reading)
+}
+
