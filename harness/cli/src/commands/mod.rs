@@ -72,7 +72,7 @@ impl Cli {
 }
 
 /// Where no width is known.
-const WIDTH: usize = 100;
+const WIDTH: usize = 110;
 
 /// Prints the report of a run; answers its exit code.
 fn show(verdict: &RunVerdict) -> u8 {
