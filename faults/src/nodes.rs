@@ -201,4 +201,3 @@ async fn silent_process(cx: &mut FaultCx<'_>, name: &str) -> Evidence {
     let silent = answer.silent();
     behaviour(format!("health of {component} on {name}: {}", answer.detail), silent, answer.reading)
 }
-
