@@ -77,7 +77,7 @@ impl Cut {
 
     fn counters(&self) -> anyhow::Result<Option<Vec<u64>>> {
         let start = now();
-        let output = loop {
+        let listed = loop {
             let output = Command::new("nft")
                 .args(["-j", "list", "table", "netdev", &self.table])
                 .output()
@@ -85,19 +85,20 @@ impl Cut {
             if !output.status.success() {
                 return Ok(None);
             }
-            // A listing that another change of the tables interrupts is empty, and nft calls it a
-            // success: that is no answer, so it is asked again.
-            if !output.stdout.trim_ascii().is_empty() {
-                break output;
+            // A listing that another change of the tables interrupts is empty or cut short, and nft
+            // calls it a success: that is no answer, so it is asked again.
+            match serde_json::from_slice::<Value>(&output.stdout) {
+                Ok(listed) => break listed,
+                Err(error) => ensure!(
+                    now().duration_since(start) < NFT_WITHIN,
+                    "nft listed {} as no JSON ({error}): {:?}, {:?}",
+                    self.table,
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr),
+                ),
             }
-            ensure!(
-                now().duration_since(start) < NFT_WITHIN,
-                "nft listed nothing for {}",
-                self.table
-            );
             crate::pause(Duration::from_millis(2));
         };
-        let listed: Value = serde_json::from_slice(&output.stdout).context("nft's JSON")?;
         Ok(Some(counters_in(&listed)))
     }
 
