@@ -287,8 +287,10 @@ impl Inner {
             Probe::Process { node, component } => self.process(node, *component)?,
             Probe::Health { node, component } => {
                 let process = self.processes.get(&(node.clone(), *component));
-                let ok = process.is_some_and(|process| process.state == ProcessState::Running);
-                answer(ok)
+                let runs = process.is_some_and(|process| process.state == ProcessState::Running);
+                // Nothing answers on a node that stands still or is gone.
+                let stands = |node: &(NodeState, _)| node.0 == NodeState::Running;
+                answer(runs && self.nodes.get(node).is_some_and(stands))
             }
             Probe::Reach { from, to, traffic } => answer(self.reach(from, to, *traffic)),
             Probe::Dropped { id, .. } => match self.cuts.get(id) {
