@@ -1,32 +1,18 @@
 //! `orchestrator controller-manager`: stands for election and works while it leads.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiclient::ElectorConfig;
-
-use crate::process::{Common, duration};
+use crate::elected::Elected;
+use crate::process::duration;
 use crate::{health, kubeconfig};
 
 /// The flags, with upstream's names and defaults.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    common: Common,
-    /// How to reach the API servers, and as whom.
-    #[arg(long)]
-    kubeconfig: PathBuf,
-    /// How long a lease that is not renewed stays valid.
-    #[arg(long, default_value = "15s", value_parser = duration)]
-    leader_elect_lease_duration: Duration,
-    /// How long the leader tries to renew before it gives up.
-    #[arg(long, default_value = "10s", value_parser = duration)]
-    leader_elect_renew_deadline: Duration,
-    /// How long to wait between tries.
-    #[arg(long, default_value = "2s", value_parser = duration)]
-    leader_elect_retry_period: Duration,
+    elected: Elected,
     /// How often the health of nodes is looked at.
     #[arg(long, default_value = "5s", value_parser = duration)]
     node_monitor_period: Duration,
@@ -36,9 +22,6 @@ pub struct Args {
     /// Where the pod address ranges of nodes come from.
     #[arg(long, default_value = "10.244.0.0/16")]
     cluster_cidr: String,
-    /// The address of /healthz.
-    #[arg(long, default_value_t = IpAddr::from(Ipv4Addr::LOCALHOST))]
-    bind_address: IpAddr,
     /// The port of /healthz (plain HTTP).
     #[arg(long, default_value_t = 10257)]
     secure_port: u16,
@@ -46,21 +29,15 @@ pub struct Args {
 
 /// Runs until leadership is lost; the process then ends, and its supervisor starts it anew.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let env = args.common.env();
-    let client = kubeconfig::client(&args.kubeconfig).await?;
-    let elector = ElectorConfig {
-        lock: "kube-controller-manager".to_owned(),
-        identity: args.common.identity(&env),
-        lease_duration: args.leader_elect_lease_duration,
-        renew_deadline: args.leader_elect_renew_deadline,
-        retry_period: args.leader_elect_retry_period,
-    };
+    let env = args.elected.common.env();
+    let client = kubeconfig::client(&args.elected.kubeconfig).await?;
+    let elector = args.elected.elector("kube-controller-manager", &env);
     let mut config = controllers::Config::new(&elector.identity);
     config.elector = elector;
     config.node_monitor_period = args.node_monitor_period;
     config.node_monitor_grace_period = args.node_monitor_grace_period;
     config.cluster_cidr = args.cluster_cidr;
-    let address = SocketAddr::from((args.bind_address, args.secure_port));
+    let address = SocketAddr::from((args.elected.bind_address, args.secure_port));
     let _health = health::serve(&env, address, Arc::new(|| true)).await?;
     controllers::run(env, client, config).await;
     anyhow::bail!("lost the lease kube-controller-manager")

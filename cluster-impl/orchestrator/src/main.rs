@@ -4,6 +4,7 @@
 
 mod apiserver;
 mod controller_manager;
+mod elected;
 mod health;
 mod kubeconfig;
 mod kubelet;
