@@ -11,7 +11,9 @@ pub use crate::expression::Sees;
 use crate::kinds::{KINDS, Kind};
 use crate::partial::Partial;
 use crate::read::did_you_mean;
-use crate::world::{Mark, World};
+use crate::sometimes;
+use crate::timeline::{Event, What};
+use crate::world::{LEASES, Mark, World};
 
 /// What must be true.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -87,6 +89,19 @@ impl Compiled {
                 ));
             }
         }
+        if let Some(field) = sees.tests.first() {
+            return Err(error(
+                format!("`has(..{field})` is always true: without a value it is empty or zero"),
+                "drop the `has()`, and compare the field with a value",
+            ));
+        }
+        let seen: Vec<&str> = sometimes::names().collect();
+        if let Some(name) = sees.seen.iter().find(|name| !seen.contains(&name.as_str())) {
+            return Err(error(
+                format!("`cluster.seen` counts no `{name}`"),
+                did_you_mean(name, &seen),
+            ));
+        }
         if sees.has("object") && condition.object.is_none() {
             return Err(error(
                 "`object` stands for no object here",
@@ -113,6 +128,23 @@ impl Compiled {
         &self.sees
     }
 
+    /// Whether an event can change the answer. Between two that can, nothing that it sees changes.
+    pub fn can_change(&self, event: &Event) -> bool {
+        let facts = self.sees.has("cluster");
+        match &event.what {
+            What::ScenarioBegan { .. } | What::Bound { .. } => true,
+            What::Object { kind, .. } => {
+                self.kinds.iter().any(|seen| seen == kind) || (facts && kind == LEASES)
+            }
+            What::Cluster { .. }
+            | What::Fault { .. }
+            | What::Operation(_)
+            | What::EtcdMember { .. }
+            | What::Container { .. } => facts,
+            _ => false,
+        }
+    }
+
     /// Whether it is true now. An error means that there is no answer: it is neither true nor false.
     pub fn holds(&mut self, world: &World) -> Result<bool, ConditionError> {
         let mark = world.mark(&self.kinds, self.sees.has("cluster"), self.sees.has_counts());
@@ -132,14 +164,16 @@ impl Compiled {
                 if !partial.holds(world)? {
                     return Ok(false);
                 }
-                partial.find(world)?.map(|object| (partial.kind.as_str(), object))
+                partial.shown(world)?.map(|shown| (partial.kind.as_str(), shown))
             }
             None => None,
         };
         let Some(program) = &self.program else { return Ok(true) };
         let mut context = expression::scope();
-        if let Some((kind, object)) = object {
-            context.add_variable_from_value("object", expression::object(kind, object));
+        if let Some((kind, shown)) = object
+            && self.sees.has("object")
+        {
+            context.add_variable_from_value("object", shown.value(kind));
         }
         if self.sees.has("cluster") {
             context.add_variable_from_value("cluster", expression::value(&world.facts()));
@@ -208,6 +242,23 @@ mod tests {
     const GOING: &str =
         "objects.pods.exists(p, p.spec.nodeName == victim && has(p.metadata.deletionTimestamp))";
     const GONE: &str = "objects.pods.filter(p, p.spec.nodeName == victim).all(p, has(p.metadata.deletionTimestamp))";
+
+    #[test]
+    fn whether_there_is_a_field_that_always_is_there_is_no_question() {
+        for (cel, is_refused) in [
+            ("objects.pods.exists(p, has(p.spec.nodeName))", true),
+            ("objects.nodes.all(n, !has(n.spec.taints))", true),
+            ("objects.pods.exists(p, has(p.metadata.labels))", true),
+            ("objects.pods.exists(p, has(p.metadata.labels.app))", false),
+            ("objects.pods.exists(p, has(p.metadata.deletionTimestamp))", false),
+            ("objects.pods.exists(p, p.spec.nodeName == 'a')", false),
+        ] {
+            let condition = Condition { object: None, cel: Some(cel.to_owned()) };
+            let refused = Compiled::new(&condition).err();
+            assert_eq!(refused.is_some(), is_refused, "{cel}: {refused:?}");
+            assert!(refused.is_none_or(|error| error.message.contains("always true")));
+        }
+    }
 
     #[test]
     fn expressions_see_the_scenarios_own_objects() {

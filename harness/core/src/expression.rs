@@ -1,10 +1,10 @@
 //! CEL: compiling an expression, what it speaks of, and JSON as it sees it.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use kube_cel::KubeCelExt;
 use kube_cel::cel;
-use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
 use serde_json::{Value, json};
 
 use crate::condition::{ConditionError, error, plain_name};
@@ -18,6 +18,10 @@ pub struct Sees {
     pub names: Vec<String>,
     /// The plurals after `objects.`; empty with `objects` among the names means all.
     pub plurals: Vec<String>,
+    /// The names that are looked up in `cluster.seen`.
+    pub seen: Vec<String>,
+    /// The fields of which `has()` is asked although they are always there.
+    pub tests: Vec<String>,
     /// The fields that are selected anywhere.
     fields: Vec<String>,
 }
@@ -28,9 +32,10 @@ impl Sees {
         self.names.iter().any(|known| known == name)
     }
 
-    /// Whether it speaks of the counts of writes, which change all the time.
+    /// Whether it speaks of counts, which change all the time.
     pub fn has_counts(&self) -> bool {
-        self.fields.iter().any(|field| field == "acknowledged" || field == "failed")
+        let counts = ["acknowledged", "failed", "seen"];
+        self.fields.iter().any(|field| counts.contains(&field.as_str()))
     }
 }
 
@@ -66,10 +71,22 @@ fn walk<'a>(expression: &'a IdedExpr, declared: &mut Vec<&'a str>, sees: &mut Se
         Expr::Unspecified | Expr::Literal(_) => {}
         Expr::Ident(name) => note(name, declared, sees),
         Expr::Call(call) => {
+            if let [of, key] = call.args.as_slice()
+                && matches!(&of.expr, Expr::Select(select) if select.field == "seen")
+                && let Expr::Literal(LiteralValue::String(name)) = &key.expr
+            {
+                sees.seen.push(name.inner().to_string());
+            }
             call.target.iter().for_each(|target| walk(target, declared, sees));
             call.args.iter().for_each(|argument| walk(argument, declared, sees));
         }
         Expr::Select(select) => {
+            if select.test
+                && let Expr::Select(part) = &select.operand.expr
+                && ALWAYS_THERE.contains(&(part.field.as_str(), select.field.as_str()))
+            {
+                sees.tests.push(format!("{}.{}", part.field, select.field));
+            }
             if matches!(&select.operand.expr, Expr::Ident(name) if name == "objects") {
                 sees.plurals.push(select.field.clone());
             }
@@ -134,17 +151,55 @@ pub fn objects(world: &World, kinds: &[String]) -> cel::Value {
     let is_visible = |ns: &str| ns.is_empty() || ns == own || ns.starts_with("kube-");
     mapping(kinds.iter().filter_map(|id| Kind::of_id(id)).map(|kind| {
         let items: Vec<cel::Value> = world
-            .objects(kind.id)
+            .all_shown(kind.id)
             .filter(|((ns, _), _)| is_visible(ns))
-            .map(|(_, found)| object(kind.id, found))
+            .map(|(_, shown)| shown.value(kind.id))
             .collect();
         (kind.plural(), items.into())
     }))
 }
 
+/// One version of an object, and what CEL sees of it: converted when it is first asked for, and then
+/// shared by every expression that asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    object: Value,
+    converted: OnceLock<cel::Value>,
+}
+
+impl Shown {
+    /// A version of an object.
+    pub(crate) fn new(object: Value) -> Self {
+        Self { object, converted: OnceLock::new() }
+    }
+
+    /// As it is.
+    pub(crate) fn object(&self) -> &Value {
+        &self.object
+    }
+
+    /// As CEL sees it; its maps, lists and texts are shared and not copied.
+    pub(crate) fn value(&self, kind: &str) -> cel::Value {
+        self.converted.get_or_init(|| object(kind, &self.object)).clone()
+    }
+}
+
+/// The fields that [`object`] fills: of these `has()` says nothing, as it is always true.
+const ALWAYS_THERE: &[(&str, &str)] = &[
+    ("metadata", "annotations"),
+    ("metadata", "labels"),
+    ("spec", "nodeName"),
+    ("spec", "taints"),
+    ("spec", "unschedulable"),
+    ("status", "availableReplicas"),
+    ("status", "observedGeneration"),
+    ("status", "readyReplicas"),
+    ("status", "replicas"),
+];
+
 /// An object. Fields that Kubernetes leaves out when they are empty or zero, and that expressions
 /// usually ask for, have their zero value.
-pub fn object(kind: &str, object: &Value) -> cel::Value {
+fn object(kind: &str, object: &Value) -> cel::Value {
     let mut object = object.clone();
     let mut fill = |part: &str, field: &str, zero: Value| {
         if let Some(fields) = object.as_object_mut()

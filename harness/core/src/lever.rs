@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::probe::{ContainerFact, NodeState, Probe, ProcessState, Reading};
+
 /// A part of the orchestrator, by Kubernetes' name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -18,6 +20,8 @@ pub enum Component {
     Kubelet,
     /// The container runtime.
     Containerd,
+    /// The controller under test of a user of the library; only where one was registered.
+    Operator,
 }
 
 impl Component {
@@ -29,6 +33,7 @@ impl Component {
         Component::KubeScheduler,
         Component::Kubelet,
         Component::Containerd,
+        Component::Operator,
     ];
 
     /// The name in scenario files, reports and on the nodes.
@@ -40,6 +45,7 @@ impl Component {
             Component::KubeScheduler => "kube-scheduler",
             Component::Kubelet => "kubelet",
             Component::Containerd => "containerd",
+            Component::Operator => "operator",
         }
     }
 }
@@ -62,6 +68,63 @@ pub enum Traffic {
     EtcdClient,
     /// To and from the API server (TCP 6443).
     Api,
+}
+
+/// What becomes of packets on a bad way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Weather {
+    /// Each packet is this much later than before, in microseconds.
+    pub latency_us: u64,
+    /// And by up to this much more, drawn for each packet.
+    pub jitter_us: u64,
+    /// How many in ten thousand are lost. TCP sends them again after its retransmission timeout.
+    pub loss: u32,
+    /// How many in ten thousand overtake those before them.
+    pub reorder: u32,
+}
+
+/// What is done to the conversation of one component with its API servers, at a place in it.
+/// `kind` is plural and group; counting begins when the rule is put in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "rule")]
+pub enum Rule {
+    /// SIGKILL to the component at its `nth` write of this kind (all kinds, if empty), from 1:
+    /// before the API server gets it, or after it was done and before the answer is seen.
+    CrashAtWrite {
+        /// Of which kind.
+        kind: String,
+        /// Which write.
+        nth: u32,
+        /// Whether the write still happens.
+        is_done: bool,
+    },
+    /// From the `nth` notification of a kind on, each comes this much later.
+    HoldEvents {
+        /// Of which kind.
+        kind: String,
+        /// From which notification.
+        nth: u32,
+        /// How much later, in microseconds.
+        by_us: u64,
+    },
+    /// From the `nth` notification of a kind on, none comes, and lists show what was before it: a
+    /// view that stands still, until the rule is lifted.
+    FreezeView {
+        /// Of which kind.
+        kind: String,
+        /// From which notification.
+        nth: u32,
+    },
+    /// At the `nth` notification of a kind the connection breaks, and the next list and watch of the
+    /// kind begin `back` notifications earlier: the view goes back in time, then catches up.
+    Rewind {
+        /// Of which kind.
+        kind: String,
+        /// At which notification.
+        nth: u32,
+        /// How many notifications earlier.
+        back: u32,
+    },
 }
 
 /// One thing done to a cluster.
@@ -114,6 +177,62 @@ pub enum Lever {
         /// The container's name in the pod.
         container: String,
     },
+    /// Packets that come from `from` meet bad weather where they enter any of `to`. One-way.
+    Slow {
+        /// Names it, so that it can be probed and mended, as a cut.
+        id: String,
+        /// The senders.
+        from: Vec<String>,
+        /// The receivers, at which the weather is.
+        to: Vec<String>,
+        /// Which packets.
+        traffic: Traffic,
+        /// The weather.
+        weather: Weather,
+    },
+    /// Every open connection of this traffic between the two groups is reset (RST to both ends).
+    Reset {
+        /// One group.
+        from: Vec<String>,
+        /// The other.
+        to: Vec<String>,
+        /// Which connections.
+        traffic: Traffic,
+    },
+    /// The wall clock of a node's components is put off at once, and from then on runs fast or slow.
+    /// The monotonic clock is not touched.
+    Skew {
+        /// The node.
+        node: String,
+        /// How far ahead; negative is behind. Microseconds.
+        offset_us: i64,
+        /// How much faster it runs; negative is slower. Parts in a million.
+        rate_ppm: i64,
+    },
+    /// The disk of a dead node is empty when it starts again: a worker has no containers and images,
+    /// an etcd member has no data and is replaced by a new one.
+    LoseDisk {
+        /// The node.
+        node: String,
+    },
+    /// etcd forgets all revisions before the one it is at now.
+    Compact,
+    /// The leadership of etcd is handed to the member of this node.
+    MoveLeader {
+        /// The node.
+        node: String,
+    },
+    /// A rule for the conversation of a component with its API servers.
+    Meddle {
+        /// Names it, so that it can be probed and lifted.
+        id: String,
+        /// The node of the component.
+        node: String,
+        /// The component.
+        component: Component,
+        /// What is done.
+        rule: Rule,
+    },
 }
 
 impl Lever {
@@ -126,6 +245,12 @@ impl Lever {
             Lever::StopProcess { .. } => LeverKind::StopProcess,
             Lever::Cut { .. } => LeverKind::Cut,
             Lever::KillContainer { .. } => LeverKind::KillContainer,
+            Lever::Slow { .. } => LeverKind::Slow,
+            Lever::Reset { .. } => LeverKind::Reset,
+            Lever::Skew { .. } => LeverKind::Skew,
+            Lever::LoseDisk { .. } => LeverKind::LoseDisk,
+            Lever::Compact | Lever::MoveLeader { .. } => LeverKind::EtcdAdmin,
+            Lever::Meddle { .. } => LeverKind::Meddle,
         }
     }
 
@@ -137,9 +262,16 @@ impl Lever {
             Lever::KillProcess { node, component, hold: true } => {
                 Undo::ReleaseProcess { node, component }
             }
-            Lever::KillProcess { hold: false, .. } | Lever::KillContainer { .. } => Undo::Nothing,
+            Lever::KillProcess { hold: false, .. }
+            | Lever::KillContainer { .. }
+            | Lever::Reset { .. }
+            | Lever::LoseDisk { .. }
+            | Lever::Compact
+            | Lever::MoveLeader { .. } => Undo::Nothing,
             Lever::StopProcess { node, component } => Undo::ContinueProcess { node, component },
-            Lever::Cut { id, to, .. } => Undo::Mend { id, nodes: to },
+            Lever::Cut { id, to, .. } | Lever::Slow { id, to, .. } => Undo::Mend { id, nodes: to },
+            Lever::Skew { node, .. } => Undo::Unskew { node },
+            Lever::Meddle { id, .. } => Undo::Unmeddle { id },
         }
     }
 }
@@ -160,6 +292,18 @@ pub enum LeverKind {
     Cut,
     /// [`Lever::KillContainer`]
     KillContainer,
+    /// [`Lever::Slow`]
+    Slow,
+    /// [`Lever::Reset`]
+    Reset,
+    /// [`Lever::Skew`]
+    Skew,
+    /// [`Lever::LoseDisk`]
+    LoseDisk,
+    /// [`Lever::Compact`] and [`Lever::MoveLeader`]
+    EtcdAdmin,
+    /// [`Lever::Meddle`]
+    Meddle,
     /// Writes through the API.
     Api,
 }
@@ -216,6 +360,16 @@ pub enum Undo {
         /// The node.
         node: String,
     },
+    /// Sets a node's wall clock right.
+    Unskew {
+        /// The node.
+        node: String,
+    },
+    /// Lifts a rule.
+    Unmeddle {
+        /// The rule.
+        id: String,
+    },
     /// There is nothing to take back.
     Nothing,
 }
@@ -225,148 +379,4 @@ impl Undo {
     pub fn is_api(&self) -> bool {
         matches!(self, Undo::RemoveTaint { .. } | Undo::Uncordon { .. })
     }
-}
-
-/// A question to the target, asked by proofs. Whoever answers is not who injected, where that can be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "probe")]
-pub enum Probe {
-    /// Is the node running, paused or gone?
-    Node {
-        /// The node.
-        node: String,
-    },
-    /// What is the component's process doing?
-    Process {
-        /// The node.
-        node: String,
-        /// The component.
-        component: Component,
-    },
-    /// Does the component answer its health check (`/healthz`, etcd's `/health`)?
-    Health {
-        /// The node.
-        node: String,
-        /// The component.
-        component: Component,
-    },
-    /// Can `from` reach a port of `to`? A packet goes and an answer comes back.
-    Reach {
-        /// Who asks.
-        from: String,
-        /// Who should answer.
-        to: String,
-        /// Which traffic's port.
-        traffic: Traffic,
-    },
-    /// How many packets has this cut dropped at this node so far?
-    Dropped {
-        /// The cut.
-        id: String,
-        /// The node that drops.
-        node: String,
-    },
-    /// The containers of a pod that really run on a node.
-    Containers {
-        /// The node.
-        node: String,
-        /// The pod's uid; empty for all.
-        pod_uid: String,
-    },
-    /// What an etcd member says of itself.
-    EtcdMember {
-        /// The node.
-        node: String,
-    },
-}
-
-/// What a node is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodeState {
-    /// It runs.
-    Running,
-    /// It stands still.
-    Paused,
-    /// It is gone.
-    Dead,
-}
-
-/// What a process is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProcessState {
-    /// It runs.
-    Running,
-    /// It has been stopped by a signal: every thread stands still.
-    Stopped,
-    /// There is none.
-    Absent,
-}
-
-/// One container, as the runtime of its node tells it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerFact {
-    /// The runtime's id.
-    pub id: String,
-    /// The pod's uid.
-    pub pod_uid: String,
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The container's name in the pod.
-    pub container: String,
-}
-
-/// The answer to a [`Probe`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "reading")]
-pub enum Reading {
-    /// To [`Probe::Node`].
-    Node {
-        /// What it is doing.
-        state: NodeState,
-        /// Changes whenever the node starts.
-        started: String,
-    },
-    /// To [`Probe::Process`].
-    Process {
-        /// What it is doing.
-        state: ProcessState,
-        /// Process id and start time: changes whenever the component starts. Empty if absent.
-        identity: String,
-        /// CPU ticks used so far.
-        ticks: u64,
-    },
-    /// To [`Probe::Health`] and [`Probe::Reach`].
-    Answer {
-        /// Whether an answer came in time.
-        ok: bool,
-        /// What came, or why not.
-        detail: String,
-    },
-    /// To [`Probe::Dropped`].
-    Dropped {
-        /// Whether the cut is in place.
-        in_place: bool,
-        /// Packets dropped since the cut was made.
-        packets: u64,
-    },
-    /// To [`Probe::Containers`].
-    Containers {
-        /// Those that run.
-        running: Vec<ContainerFact>,
-    },
-    /// To [`Probe::EtcdMember`].
-    EtcdMember {
-        /// The member's id.
-        member: u64,
-        /// Whom it takes for the leader; 0 for nobody.
-        leader: u64,
-        /// Its raft term.
-        term: u64,
-        /// Its applied revision.
-        revision: i64,
-    },
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::condition::{ConditionError, error, plain_name};
+use crate::expression::Shown;
 use crate::kinds::Kind;
 use crate::roles::Ref;
 use crate::world::World;
@@ -49,6 +50,11 @@ impl fmt::Display for Partial {
 impl Partial {
     /// The object, if it is there.
     pub fn find<'w>(&self, world: &'w World) -> Result<Option<&'w Value>, ConditionError> {
+        Ok(self.shown(world)?.map(Shown::object))
+    }
+
+    /// As [`Partial::find`], with what CEL sees of it.
+    pub(crate) fn shown<'w>(&self, world: &'w World) -> Result<Option<&'w Shown>, ConditionError> {
         let name = bound_text(&self.name, world)?;
         let kind = Kind::of_id(&self.kind);
         let namespace = match (&self.namespace, kind) {
@@ -56,7 +62,7 @@ impl Partial {
             (None, Some(kind)) if !kind.is_namespaced => "",
             (None, _) => world.namespace(),
         };
-        Ok(world.object(&self.kind, namespace, &name))
+        Ok(world.shown(&self.kind, namespace, &name))
     }
 
     /// Whether the object is as it must be.

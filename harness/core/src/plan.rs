@@ -65,6 +65,10 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Invariants that are checked beside the usual ones.
     pub invariants: Vec<String>,
+    /// What must have happened at least once, by the names of [`crate::sometimes`]: a run that never
+    /// came there is INCONCLUSIVE.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub reaches: Vec<String>,
 }
 
 /// An object that is there before the first step.
@@ -85,7 +89,8 @@ pub struct Given {
 pub struct Workload {
     /// How many.
     pub clients: u32,
-    /// How often each verb comes: create, get, update, delete, watch.
+    /// How often each verb comes: create, delete, get, list, patch, update, watch. Shares of roll and
+    /// scale are for one more client, which changes the given Deployments at a slow pace.
     pub mix: BTreeMap<String, u32>,
     /// What they write: `configmaps`.
     pub over: String,
@@ -142,6 +147,9 @@ pub enum Action {
         /// How much.
         #[serde(with = "window::text")]
         time: Duration,
+        /// Goes on earlier, as soon as this is true. That it never becomes true is no failure.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        until: Option<Condition>,
     },
     /// An expectation in time.
     Check(Check),

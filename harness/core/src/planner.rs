@@ -15,7 +15,8 @@ use crate::lever::LeverKind;
 use crate::plan::{Action, Blast, FORMAT, Given, ObjectRef, Plan, Step};
 use crate::read::{Notes, Placed, did_you_mean};
 use crate::roles::{Ref, Who};
-use crate::scenario::{GivenEntry, Scenario, check_manifest};
+use crate::scenario::{CHANGES, GivenEntry, Scenario, check_manifest};
+use crate::sometimes;
 use crate::target::{ClusterSpec, Parameters, Role};
 use crate::window;
 use crate::yaml::{self, Part, Path, Problems};
@@ -45,7 +46,10 @@ impl Planner<'_> {
         let work = Work::new(self, scenario);
         work.known("behaviour", &scenario.proves, self.behaviours);
         work.known("invariant", &scenario.invariants, self.invariants);
+        let events = sometimes::names().map(str::to_string).collect();
+        work.known("event", &scenario.reaches, Some(&events));
         let given = work.given();
+        work.changes(&given);
         work.bindings();
         let steps = work.steps();
         work.unused();
@@ -59,6 +63,7 @@ impl Planner<'_> {
             cluster: ClusterSpec {
                 control_planes: scenario.cluster.control_planes,
                 workers: scenario.cluster.workers,
+                zones: scenario.cluster.zones,
                 parameters: work.parameters,
                 sabotages: self.sabotages.to_vec(),
             },
@@ -69,6 +74,7 @@ impl Planner<'_> {
             workload: scenario.workload.clone(),
             steps,
             invariants: scenario.invariants.iter().map(|name| name.value.clone()).collect(),
+            reaches: scenario.reaches.iter().map(|name| name.value.clone()).collect(),
         };
         work.notes.finish(plan)
     }
@@ -234,6 +240,19 @@ impl<'a> Work<'a> {
         given
     }
 
+    /// Notes a workload that changes Deployments where there are none.
+    fn changes(&self, given: &[Given]) {
+        let Some(workload) = &self.scenario.workload else { return };
+        let is_asked = |verb: &&&str| workload.mix.get(**verb).is_some_and(|share| *share > 0);
+        let at = [Part::Key("spec".into()), Part::Key("workload".into()), Part::Key("mix".into())];
+        if let Some(verb) = CHANGES.iter().find(is_asked)
+            && !given.iter().any(|given| given.object["kind"] == "Deployment")
+        {
+            let message = format!("there is no Deployment to {verb}");
+            self.notes.wrong(&at, message, "add one to `given:`");
+        }
+    }
+
     fn bindings(&self) {
         for (name, roles) in &self.scenario.bind {
             let is_pods = roles.value.iter().any(|who| who.is_pods() == Some(true));
@@ -297,6 +316,12 @@ impl<'a> Work<'a> {
                 too_few(2, planes, "control planes");
             }
             Who::Minority => too_few(3, planes, "control planes"),
+            Who::AnyZone => too_few(2, self.scenario.cluster.zones, "zones"),
+            Who::Zone(zone) => {
+                let zones = self.scenario.cluster.zones;
+                let needed = zone.strip_prefix("zone-").and_then(|number| number.parse().ok());
+                too_few(needed.unwrap_or(u32::MAX).max(2), zones, "zones");
+            }
             Who::Node(Ref::Name(name)) => self.node(name, at),
             _ => {}
         }

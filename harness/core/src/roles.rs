@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::lever::Component;
 use crate::read::did_you_mean;
-use crate::target::Role;
+use crate::target::{Role, ZONE_LABEL};
 use crate::world::World;
 
 /// A name, or a binding that stands for one.
@@ -58,6 +58,10 @@ pub enum Who {
     All(Role),
     /// `the other workers`: those that nothing else in the scenario speaks of.
     Others(Role),
+    /// `workers of any zone`: all workers of one zone.
+    AnyZone,
+    /// `workers of zone-2`
+    Zone(String),
     /// `leader of kube-scheduler`: the node of the leader.
     Leader(Component),
     /// `follower of etcd`: any but the leader.
@@ -110,6 +114,8 @@ pub const ROLES: &[&str] = &[
     "any worker",
     "all workers",
     "the other workers",
+    "workers of any zone",
+    "workers of zone-1",
     "any control plane",
     "the control plane",
     "node worker-1",
@@ -144,6 +150,8 @@ impl fmt::Display for Who {
             Who::All(Role::ControlPlane) => f.write_str("the control plane"),
             Who::Others(Role::Worker) => f.write_str("the other workers"),
             Who::Others(Role::ControlPlane) => f.write_str("the other control planes"),
+            Who::AnyZone => f.write_str("workers of any zone"),
+            Who::Zone(zone) => write!(f, "workers of {zone}"),
             Who::Leader(component) => write!(f, "leader of {component}"),
             Who::Follower => f.write_str("follower of etcd"),
             Who::Followers => f.write_str("the followers of etcd"),
@@ -184,6 +192,7 @@ impl Who {
             "worker" => Who::Any(Role::Worker),
             "all workers" | "every worker" | "workers" => Who::All(Role::Worker),
             "other workers" => Who::Others(Role::Worker),
+            "workers of any zone" | "workers of a zone" => Who::AnyZone,
             "control plane" if text.starts_with("the ") => Who::All(Role::ControlPlane),
             "control plane" => Who::Any(Role::ControlPlane),
             "all control planes" | "control planes" => Who::All(Role::ControlPlane),
@@ -222,6 +231,7 @@ impl Who {
         }
         let found = (name("node of pod/").map(|name| Who::NodeOf(Ref::Name(name))))
             .or_else(|| name("node ").map(|name| Who::Node(Ref::Name(name))))
+            .or_else(|| name("workers of ").map(Who::Zone))
             .or_else(|| owned("all pods of ").map(Who::AllPodsOf))
             .or_else(|| owned("pod of ").map(Who::AnyPodOf))
             .or_else(|| name("pod/").map(Who::Pod));
@@ -288,6 +298,16 @@ impl Who {
             Who::Any(wanted) => one(prefer(role(*wanted), taken), random),
             Who::All(wanted) => role(*wanted),
             Who::Others(wanted) => free(role(*wanted)),
+            Who::AnyZone => {
+                let zones: BTreeSet<&str> =
+                    world.objects("nodes").filter_map(|(_, node)| zone_of(node)).collect();
+                let zones = zones.into_iter().map(str::to_owned).collect();
+                match one(zones, random).first() {
+                    Some(zone) => of_zone(world, zone, role(Role::Worker)),
+                    None => Vec::new(),
+                }
+            }
+            Who::Zone(zone) => of_zone(world, zone, role(Role::Worker)),
             Who::Leader(Component::Etcd) => vec![etcd_leader(world)?],
             Who::Leader(component) => world.leader(*component).into_iter().collect(),
             Who::Follower | Who::Followers => {
@@ -346,6 +366,18 @@ fn node_of(world: &World, pod: &str) -> Result<String, RoleError> {
         Some(node) => Ok(node.to_string()),
         None => Err(nobody(format!("pod {namespace}/{name} is on no node"), "")),
     }
+}
+
+/// The zone that a Node object says it is in.
+fn zone_of(node: &Value) -> Option<&str> {
+    node.get("metadata")?.get("labels")?.get(ZONE_LABEL)?.as_str()
+}
+
+/// Those of the workers that are in a zone.
+fn of_zone(world: &World, zone: &str, mut workers: Vec<String>) -> Vec<String> {
+    let is_there = |name: &String| world.object("nodes", "", name).and_then(zone_of) == Some(zone);
+    workers.retain(is_there);
+    workers
 }
 
 fn etcd_leader(world: &World) -> Result<String, RoleError> {
@@ -457,6 +489,18 @@ mod tests {
                 "leases.coordination.k8s.io",
                 json!({"metadata": {"namespace": "kube-system", "name": "kube-scheduler"}, "spec": {"holderIdentity": "cp-4_x"}}),
             ),
+            object(
+                "nodes",
+                json!({"metadata": {"name": "worker-1", "labels": {ZONE_LABEL: "zone-1"}}}),
+            ),
+            object(
+                "nodes",
+                json!({"metadata": {"name": "worker-2", "labels": {ZONE_LABEL: "zone-2"}}}),
+            ),
+            object(
+                "nodes",
+                json!({"metadata": {"name": "worker-3", "labels": {ZONE_LABEL: "zone-1"}}}),
+            ),
             // A deposed leader still takes itself for the leader of an older term.
             member(1, 1, 3),
             member(2, 3, 4),
@@ -486,6 +530,8 @@ mod tests {
             ("the other workers", &["worker-2"], "worker-1 worker-3"),
             ("all workers", &["worker-2"], "worker-1 worker-2 worker-3"),
             ("any worker", &["worker-1", "worker-2"], "worker-3"),
+            ("workers of zone-1", &[], "worker-1 worker-3"),
+            ("the workers of zone-2", &[], "worker-2"),
             ("leader of etcd", &[], "cp-3"),
             ("the followers of etcd", &[], "cp-1 cp-2 cp-4 cp-5"),
             ("the other members of etcd", &["cp-3"], "cp-1 cp-2 cp-4 cp-5"),
@@ -520,6 +566,14 @@ mod tests {
     }
 
     #[test]
+    fn any_zone_is_all_workers_of_one_zone() {
+        let choices: BTreeSet<String> =
+            (0..40).map(|seed| who("workers of any zone", &[], seed).unwrap().join(" ")).collect();
+        let choices: Vec<_> = choices.into_iter().collect();
+        assert_eq!(choices, ["worker-1 worker-3", "worker-2"]);
+    }
+
+    #[test]
     fn nobody_is_told() {
         for (role, message) in [
             ("$nobody", "not bound"),
@@ -527,6 +581,7 @@ mod tests {
             ("node worker-9", "no node `worker-9`"),
             ("leader of kube-controller-manager", "nobody is"),
             ("any pod of deployment/none", "nobody is"),
+            ("workers of zone-3", "nobody is"),
             ("the other workers of etcd", "nobody has the role"),
         ] {
             let error = who(role, &[], 1).unwrap_err();

@@ -22,7 +22,9 @@ pub const API_VERSION: &str = "shakedown.dev/v1";
 /// The image of a given pod that names none.
 pub const POD_IMAGE: &str = "nginx:1.27";
 /// The verbs of a workload.
-pub const VERBS: &[&str] = &["create", "delete", "get", "update", "watch"];
+pub const VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+/// What a workload may do to the given Deployments, at a slow pace of its own.
+pub const CHANGES: &[&str] = &["roll", "scale"];
 /// The fields of `spec:`.
 pub(crate) const SPEC: &[&str] = &[
     "title",
@@ -35,16 +37,30 @@ pub(crate) const SPEC: &[&str] = &[
     "workload",
     "steps",
     "invariants",
+    "reaches",
 ];
 /// The fields of `cluster:`.
-pub(crate) const CLUSTER: &[&str] = &["controlPlanes", "workers", "parameters"];
+pub(crate) const CLUSTER: &[&str] = &["controlPlanes", "workers", "zones", "parameters"];
 /// The fields of `workload:`.
 pub(crate) const WORKLOAD: &[&str] = &["clients", "mix", "over", "rate", "keys"];
 /// What `blast:` may be.
 pub(crate) const BLASTS: &[&str] = &["cluster", "namespace", "nodes"];
 /// What `needs:` may name.
-pub(crate) const ABILITIES: &[&str] =
-    &["api", "cut", "kill-container", "kill-node", "kill-process", "pause-node", "stop-process"];
+pub(crate) const ABILITIES: &[&str] = &[
+    "api",
+    "cut",
+    "etcd-admin",
+    "kill-container",
+    "kill-node",
+    "kill-process",
+    "lose-disk",
+    "meddle",
+    "pause-node",
+    "reset",
+    "skew",
+    "slow",
+    "stop-process",
+];
 /// How many objects a workload shares if it does not say.
 const WORKLOAD_KEYS: u32 = 16;
 
@@ -75,6 +91,8 @@ pub struct Scenario {
     pub steps: Vec<Placed<StepEntry>>,
     /// Further invariants.
     pub invariants: Vec<Placed<String>>,
+    /// What must have happened at least once.
+    pub reaches: Vec<Placed<String>>,
 }
 
 /// The cluster that a scenario wants.
@@ -84,6 +102,8 @@ pub struct ClusterEntry {
     pub control_planes: u32,
     /// How many workers.
     pub workers: u32,
+    /// Over how many zones the workers are spread.
+    pub zones: u32,
     /// Timings other than the target's own, as written.
     pub parameters: BTreeMap<String, Placed<String>>,
 }
@@ -169,6 +189,7 @@ pub fn read(document: Document) -> Result<Scenario, Problems> {
             .filter_map(|entry| Some(Placed { value: read_step(entry)?, at: entry.at.clone() }))
             .collect(),
         invariants: texts("invariants"),
+        reaches: texts("reaches"),
     };
     notes.finish(scenario)
 }
@@ -209,11 +230,11 @@ fn is_scenario(root: &Cursor<'_>) -> bool {
 }
 
 fn cluster(cursor: Option<Cursor<'_>>) -> ClusterEntry {
-    let mut entry = ClusterEntry { control_planes: 1, workers: 1, parameters: BTreeMap::new() };
+    let mut entry =
+        ClusterEntry { control_planes: 1, workers: 1, zones: 1, parameters: BTreeMap::new() };
     let Some(cursor) = cursor else { return entry };
     cursor.only(CLUSTER);
-    let count = |field: &str, most: u64| {
-        let field = cursor.need(field)?;
+    let count = |field: &Cursor<'_>, most: u64| {
         let count = field.number()?;
         if count > most {
             field.wrong(
@@ -223,8 +244,16 @@ fn cluster(cursor: Option<Cursor<'_>>) -> ClusterEntry {
         }
         u32::try_from(count).ok()
     };
-    entry.control_planes = count("controlPlanes", 7).unwrap_or(1);
-    entry.workers = count("workers", 5000).unwrap_or(1);
+    let needed = |name: &str, most: u64| count(&cursor.need(name)?, most);
+    entry.control_planes = needed("controlPlanes", 7).unwrap_or(1);
+    entry.workers = needed("workers", 5000).unwrap_or(1);
+    if let Some(zones) = cursor.get("zones") {
+        entry.zones = count(&zones, 5000).unwrap_or(1);
+        if entry.zones == 0 || entry.zones > entry.workers.max(1) {
+            zones
+                .wrong("a zone without a worker is none", "at least 1, at most as many as workers");
+        }
+    }
     if entry.control_planes == 0 {
         cursor.wrong("a cluster without a control plane is none", "write `controlPlanes: 1`");
     }
@@ -467,7 +496,7 @@ fn read_workload(cursor: &Cursor<'_>) -> Option<Workload> {
     }
     let mix: BTreeMap<String, u32> = match cursor.get("mix") {
         Some(mix) => {
-            mix.only(VERBS);
+            mix.only(&[VERBS, CHANGES].concat());
             let weight = |(verb, field): (&str, Cursor<'_>)| {
                 Some((verb.to_string(), u32::try_from(field.number()?).ok()?))
             };

@@ -5,7 +5,10 @@ use serde_json::{Map, Value, json};
 use crate::kinds::{KINDS, Kind};
 use crate::plan::Word;
 use crate::roles::ROLES;
-use crate::scenario::{ABILITIES, API_VERSION, BLASTS, CLUSTER, SPEC, VERBS, WORKLOAD, pod_fields};
+use crate::scenario::{
+    ABILITIES, API_VERSION, BLASTS, CHANGES, CLUSTER, SPEC, VERBS, WORKLOAD, pod_fields,
+};
+use crate::sometimes;
 use crate::target::Parameters;
 
 /// The schema. `faults` are the names of the faults that there are.
@@ -67,6 +70,7 @@ fn spec_field(field: &str) -> Value {
     match field {
         "cluster" => closed(CLUSTER, &["controlPlanes", "workers"], |field| match field {
             "parameters" => closed(Parameters::NAMES, &[], |_| reference("duration")),
+            "zones" => json!({"type": "integer", "minimum": 1}),
             _ => json!({"type": "integer", "minimum": 0}),
         }),
         "needs" => json!({"type": "array", "items": {"enum": ABILITIES}}),
@@ -82,11 +86,18 @@ fn spec_field(field: &str) -> Value {
         ]}}),
         "bind" => json!({"type": "object", "additionalProperties": reference("who")}),
         "workload" => closed(WORKLOAD, &["clients", "rate"], |field| match field {
-            "mix" => closed(VERBS, &[], |_| json!({"type": "integer", "minimum": 0})),
+            "mix" => closed(
+                &[VERBS, CHANGES].concat(),
+                &[],
+                |_| json!({"type": "integer", "minimum": 0}),
+            ),
             "over" => json!({"const": "configmaps"}),
             "rate" => json!({"type": "string", "pattern": "^[0-9.]+ */s$"}),
             _ => json!({"type": "integer", "minimum": 1}),
         }),
+        "reaches" => {
+            json!({"type": "array", "items": {"enum": sometimes::names().collect::<Vec<_>>()}})
+        }
         "steps" => json!({"type": "array", "minItems": 1, "items": reference("step")}),
         "title" => json!({"type": "string"}),
         _ => texts(),
@@ -128,7 +139,11 @@ fn steps(faults: &[&str]) -> Vec<Value> {
         )
     };
     let mut steps = vec![
-        plain("wait", reference("duration")),
+        closed(&["wait", "until", "as"], &["wait"], |field| match field {
+            "wait" => reference("duration"),
+            "until" => reference("condition"),
+            _ => moment(),
+        }),
         plain("heal", json!({"type": "string"})),
         plain("apply", json!({"type": ["object", "array"]})),
         plain("delete", reference("object")),

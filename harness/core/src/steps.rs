@@ -34,8 +34,8 @@ pub enum ActionEntry {
     Patch(ObjectRef, Value),
     /// `scale:`
     Scale(ObjectRef, u32),
-    /// `wait:`
-    Wait(Placed<String>),
+    /// `wait:`, and `until:` a condition.
+    Wait(Placed<String>, Option<Placed<Condition>>),
     /// `heal:`
     Heal(Placed<String>),
     /// `fault:`
@@ -101,8 +101,9 @@ pub(crate) fn read_step(cursor: &Cursor<'_>) -> Option<StepEntry> {
     let action = match found.as_slice() {
         [action] => *action,
         [] => {
-            let nearest =
-                fields.iter().find(|(name, _)| !["as", "within", "after", "for"].contains(name));
+            let nearest = fields
+                .iter()
+                .find(|(name, _)| !["as", "within", "after", "for", "until"].contains(name));
             match nearest {
                 Some((name, field)) => {
                     field.wrong(format!("`{name}` is no step"), did_you_mean(name, ACTIONS));
@@ -122,6 +123,7 @@ pub(crate) fn read_step(cursor: &Cursor<'_>) -> Option<StepEntry> {
     let target = cursor.get(action)?;
     let known: &[&str] = match action {
         "always" | "eventually" | "never" | "settles" => &["within", "after", "for"],
+        "wait" => &["until"],
         _ => &[],
     };
     if action != "fault" {
@@ -132,12 +134,28 @@ pub(crate) fn read_step(cursor: &Cursor<'_>) -> Option<StepEntry> {
         "delete" => read_delete(&target)?,
         "patch" => read_patch(&target)?,
         "scale" => read_scale(&target)?,
-        "wait" => ActionEntry::Wait(expression(&target)?),
+        "wait" => read_wait(cursor, &target)?,
         "heal" => ActionEntry::Heal(target.placed_text()?),
         "fault" => read_fault(cursor, &target)?,
         word => read_check(cursor, word, &target)?,
     };
     Some(StepEntry { name: cursor.get("as").and_then(|name| read_moment(&name)), action })
+}
+
+/// A time that is waited for; a condition ends it earlier.
+fn read_wait(cursor: &Cursor<'_>, target: &Cursor<'_>) -> Option<ActionEntry> {
+    let until = match cursor.get("until") {
+        Some(until) if !until.value.is_object() => {
+            until.wrong(
+                "a wait goes on until something is true",
+                "write an object, such as `{pod: web-0, status: {phase: Running}}`, or `{cel: ..}`",
+            );
+            return None;
+        }
+        Some(until) => Some(Placed { value: read_condition(&until)?, at: until.at.clone() }),
+        None => None,
+    };
+    Some(ActionEntry::Wait(expression(target)?, until))
 }
 
 /// The name of a moment.

@@ -96,10 +96,41 @@ pub struct ClusterSpec {
     pub control_planes: u32,
     /// How many workers.
     pub workers: u32,
+    /// Over how many zones the workers are spread, in turn; with one they have no zone label.
+    #[serde(default = "one_zone")]
+    pub zones: u32,
     /// The timings.
     pub parameters: Parameters,
     /// Planted defects to switch on, by name. Empty but in tests of the tester.
     pub sabotages: Vec<String>,
+}
+
+/// The label that says in which zone a node is.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+fn one_zone() -> u32 {
+    1
+}
+
+impl Default for ClusterSpec {
+    /// One control plane and one worker, with the documented timings.
+    fn default() -> Self {
+        Self {
+            control_planes: 1,
+            workers: 1,
+            zones: one_zone(),
+            parameters: Parameters::default(),
+            sabotages: Vec::new(),
+        }
+    }
+}
+
+impl ClusterSpec {
+    /// The zone of a worker, by its place among the workers from 0; `None` if there are no zones.
+    pub fn zone_of(&self, worker: usize) -> Option<String> {
+        let zones = self.zones as usize;
+        (zones > 1).then(|| format!("zone-{}", worker % zones + 1))
+    }
 }
 
 /// The cluster that a target has.

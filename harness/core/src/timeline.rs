@@ -89,6 +89,21 @@ pub enum Outcome {
     },
 }
 
+/// Which state a read wants, in Kubernetes' terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reads {
+    /// The newest: no resourceVersion.
+    #[default]
+    Latest,
+    /// Any: `resourceVersion=0`.
+    Any,
+    /// One at least as new: `resourceVersionMatch=NotOlderThan`.
+    NotOlderThan(i64),
+    /// Exactly this one: `resourceVersionMatch=Exact`.
+    Exact(i64),
+}
+
 /// One operation of a workload client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
@@ -96,18 +111,28 @@ pub struct Operation {
     pub client: u32,
     /// The node of the API server it spoke to.
     pub server: String,
-    /// get, create, update, delete.
+    /// get, list, create, update, patch, delete.
     pub verb: String,
-    /// Namespace and name.
+    /// Namespace and name; of a list the namespace and a `/`.
     pub key: String,
     /// The value written.
     pub value: Option<String>,
     /// The resourceVersion that the object had to have, if that was asked for.
     pub expected: Option<i64>,
+    /// Which state a get or list wants.
+    #[serde(default, skip_serializing_if = "is_latest")]
+    pub reads: Reads,
+    /// What a list answered: the revision of each object by its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed: Option<std::collections::BTreeMap<String, i64>>,
     /// When the request was sent, in microseconds since the run began; the event's time is the answer's.
     pub call_us: u64,
     /// How it came out.
     pub outcome: Outcome,
+}
+
+fn is_latest(reads: &Reads) -> bool {
+    *reads == Reads::Latest
 }
 
 /// What was seen.
@@ -248,6 +273,18 @@ pub enum What {
         /// Its applied revision.
         revision: i64,
     },
+    /// What an etcd member's store holds, as one number: taken of every member at the end of a
+    /// scenario, when nothing is broken any more.
+    StoreHash {
+        /// The node.
+        node: String,
+        /// `HashKV` up to the revision.
+        hash: u64,
+        /// The revision.
+        revision: i64,
+        /// The revision that was compacted last.
+        compacted: i64,
+    },
     /// A line of an API server's audit log: a write that was answered.
     Audit {
         /// The API server's node.
@@ -285,6 +322,14 @@ pub enum What {
         samples: u32,
         /// The 99.9th percentile from the write's call to the witness' event, in microseconds.
         p999_us: u64,
+    },
+    /// What was handed to the recorder since the scenario began, by its sources' own book: comes last
+    /// before the scenario's end. See [`crate::seal`].
+    Sealed {
+        /// How many events of each sort.
+        counts: std::collections::BTreeMap<String, u64>,
+        /// The end of the chain of all of them.
+        digest: String,
     },
     /// Something for people.
     Note {

@@ -7,12 +7,16 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::expression::Shown;
 use crate::lever::{Component, ContainerFact};
+use crate::sometimes::Sometimes;
 use crate::target::{ClusterFact, Role};
 use crate::timeline::{Change, Event, FaultPhase, Outcome, What};
 
 /// The name that the scenario's namespace is bound to.
 pub const NAMESPACE: &str = "namespace";
+/// The leaders are read from these.
+pub(crate) const LEASES: &str = "leases.coordination.k8s.io";
 /// The verbs that write.
 const WRITES: &[&str] = &["create", "update", "delete", "patch"];
 
@@ -55,7 +59,7 @@ pub struct Writes {
 /// Everything that is known at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct World {
-    objects: BTreeMap<String, BTreeMap<Key, Value>>,
+    objects: BTreeMap<String, BTreeMap<Key, Shown>>,
     versions: BTreeMap<String, u64>,
     facts_version: u64,
     bindings_version: u64,
@@ -67,6 +71,7 @@ pub struct World {
     /// Containers that ended since the scenario began, with their nodes.
     ended: Vec<(String, ContainerFact)>,
     writes: Writes,
+    sometimes: Sometimes,
     fault_at_us: u64,
     now_us: u64,
 }
@@ -83,6 +88,7 @@ impl World {
     /// Takes in what was seen.
     pub fn apply(&mut self, event: &Event) {
         self.now_us = event.at_us;
+        self.sometimes.see(event);
         match &event.what {
             What::Cluster { cluster } => {
                 self.cluster = Some(cluster.clone());
@@ -138,6 +144,7 @@ impl World {
             cluster: self.cluster.take(),
             etcd: std::mem::take(&mut self.etcd),
             containers: std::mem::take(&mut self.containers),
+            sometimes: std::mem::take(&mut self.sometimes),
             now_us: self.now_us,
             ..Self::default()
         };
@@ -148,12 +155,12 @@ impl World {
         let key = (text("/metadata/namespace").to_string(), text("/metadata/name").to_string());
         let objects = self.objects.entry(kind.to_string()).or_default();
         match change {
-            Change::Added | Change::Modified => objects.insert(key, object.clone()),
+            Change::Added | Change::Modified => objects.insert(key, Shown::new(object.clone())),
             Change::Deleted => objects.remove(&key),
         };
         *self.versions.entry(kind.to_string()).or_default() += 1;
         // Leaders are read from Leases, so a change of one is a change of the cluster's facts.
-        if kind == "leases.coordination.k8s.io" && text("/metadata/namespace") == "kube-system" {
+        if kind == LEASES && text("/metadata/namespace") == "kube-system" {
             self.facts_version += 1;
         }
     }
@@ -191,11 +198,21 @@ impl World {
 
     /// One object, by plural and group, namespace (empty for a cluster-scoped one) and name.
     pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
+        self.shown(kind, namespace, name).map(Shown::object)
+    }
+
+    /// As [`World::object`], with what CEL sees of it.
+    pub(crate) fn shown(&self, kind: &str, namespace: &str, name: &str) -> Option<&Shown> {
         self.objects.get(kind)?.get(&(namespace.to_string(), name.to_string()))
     }
 
     /// Every object of a kind, by plural and group, in order of namespace and name.
     pub fn objects(&self, kind: &str) -> impl Iterator<Item = (&Key, &Value)> {
+        self.all_shown(kind).map(|(key, shown)| (key, shown.object()))
+    }
+
+    /// As [`World::objects`], with what CEL sees of each.
+    pub(crate) fn all_shown(&self, kind: &str) -> impl Iterator<Item = (&Key, &Shown)> {
         self.objects.get(kind).into_iter().flatten()
     }
 
@@ -239,7 +256,7 @@ impl World {
 
     /// The node of a component's leader, as the holder of its Lease.
     pub fn leader(&self, component: Component) -> Option<String> {
-        let lease = self.object("leases.coordination.k8s.io", "kube-system", component.name())?;
+        let lease = self.object(LEASES, "kube-system", component.name())?;
         let holder = lease.pointer("/spec/holderIdentity")?.as_str()?;
         // Identities are `<node>` or `<node>_<anything>`, as client-go makes them.
         let node = holder.split('_').next().unwrap_or(holder);
@@ -250,6 +267,11 @@ impl World {
     /// How the workload's writes fare.
     pub fn writes(&self) -> Writes {
         self.writes
+    }
+
+    /// How often each of [`crate::sometimes::ALL`] was seen in this scenario.
+    pub fn seen(&self) -> &BTreeMap<&'static str, u64> {
+        self.sometimes.counts()
     }
 
     /// The containers that run, by node and id.
@@ -277,6 +299,7 @@ impl World {
                 "acknowledged": self.writes.acknowledged,
                 "failed": self.writes.failed,
             },
+            "seen": self.seen(),
             "etcd": {"leader": self.etcd_leader().unwrap_or_default(), "members": members},
             "leaders": {
                 "scheduler": leader(Component::KubeScheduler),
@@ -288,8 +311,8 @@ impl World {
         })
     }
 
-    /// A mark of what these kinds, and if asked for the cluster's facts and the counts of writes,
-    /// look like now.
+    /// A mark of what these kinds, and if asked for the cluster's facts and the counts of writes and
+    /// of what was seen, look like now.
     pub fn mark(&self, kinds: &[String], with_facts: bool, with_counts: bool) -> Mark {
         let version = |kind: &String| self.versions.get(kind).copied().unwrap_or(0);
         let mut mark: Mark = kinds.iter().map(version).collect();
@@ -298,7 +321,7 @@ impl World {
             mark.push(self.facts_version);
         }
         if with_counts {
-            mark.push(self.writes.acknowledged + self.writes.failed);
+            mark.push(self.writes.acknowledged + self.writes.failed + self.sometimes.total());
         }
         mark
     }
@@ -315,7 +338,7 @@ fn shown(node: &str, container: &ContainerFact) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timeline::Operation;
+    use crate::timeline::{Operation, Reads};
 
     fn see(world: &mut World, at_us: u64, what: What) {
         world.apply(&Event { seq: at_us, at_us, error_us: 0, scenario: "s".into(), what });
@@ -329,6 +352,8 @@ mod tests {
             key: "ns/a".into(),
             value: None,
             expected: None,
+            reads: Reads::Latest,
+            listed: None,
             call_us,
             outcome,
         })

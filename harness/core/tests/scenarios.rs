@@ -217,12 +217,65 @@ fn mistakes_are_told_with_place_and_hint() {
         ("workers: 3", "workers: 3, worker: 1", "did you mean `workers`?"),
         ("  - heal: kill", "  - heal: kill\n    on: $victim", "`on` means nothing here"),
         ("within: [0s, 300s]", "within: [0, 300]", "no unit"),
+        (
+            "  - heal: kill",
+            "  - heal: kill\n  - {wait: 3s, until: kill}",
+            "until something is true",
+        ),
+        (
+            "  - heal: kill",
+            "  - heal: kill\n  - {wait: 3s, until: {cel: \"cluster.seen['leader-changd'] > 0\"}}",
+            "did you mean `leader-changed`?",
+        ),
+        ("  steps:", "  reaches: [leader-chnged]\n  steps:", "did you mean `leader-changed`?"),
+        ("  steps:", "  reaches: [sunshine]\n  steps:", "`shakedown list events` has them all"),
+        (
+            "  steps:",
+            "  workload: {clients: 1, mix: {create: 1, scal: 1}, rate: 1/s}\n  steps:",
+            "did you mean `scale`?",
+        ),
     ];
     for (from, to, expected) in cases {
         let told = problem(NODE_KILLED, from, to);
         assert!(told.contains(expected), "`{to}`:\n{told}");
         assert!(told.starts_with("x.yaml:"), "{told}");
     }
+}
+
+#[test]
+fn a_wait_may_end_early_and_a_scenario_may_demand_events() {
+    let text = "
+apiVersion: shakedown.dev/v1
+kind: Scenario
+metadata: {name: waits}
+spec:
+  title: Waits and demands
+  proves: []
+  cluster: {controlPlanes: 1, workers: 1}
+  reaches: [leader-changed, scaled-up]
+  workload: {clients: 1, mix: {create: 1, scale: 1}, rate: 1/s}
+  steps:
+  - {wait: 30s, until: {pod: web-0, status: {phase: Running}}, as: up}
+  - {wait: 30s, until: {cel: \"cluster.seen['lease-changed-hands'] > 0\"}}
+  - wait: 2s
+";
+    let told = plan(text).unwrap_err().to_string();
+    assert!(told.contains("there is no Deployment to scale"), "{told}");
+    let plan =
+        plan(&text.replace("scale: 1", "list: 1")).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(plan.reaches, ["leader-changed", "scaled-up"]);
+    let untils: Vec<Option<String>> = plan
+        .steps
+        .iter()
+        .map(|step| match &step.action {
+            Action::Wait { until, .. } => until.as_ref().map(ToString::to_string),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(untils[0].as_deref().unwrap().contains("web-0"), "{untils:?}");
+    assert_eq!(untils[1].as_deref(), Some("cluster.seen['lease-changed-hands'] > 0"));
+    assert_eq!(untils[2], None);
+    assert_eq!(Plan::from_yaml(&plan.to_yaml().unwrap()).unwrap(), plan);
 }
 
 #[test]

@@ -119,7 +119,13 @@ impl Work<'_> {
                 self.object(object, at);
                 Action::Scale { object: object.clone(), replicas: *replicas }
             }
-            ActionEntry::Wait(time) => Action::Wait { time: self.duration(time) },
+            ActionEntry::Wait(time, until) => {
+                if let Some(until) = until {
+                    self.condition(&until.value, &until.at);
+                }
+                let until = until.as_ref().map(|until| until.value.clone());
+                Action::Wait { time: self.duration(time), until }
+            }
             ActionEntry::Heal(fault) => {
                 self.heal(fault, faults);
                 Action::Heal { fault: fault.value.clone() }

@@ -1,0 +1,143 @@
+//! The seal of a scenario: a second book about what was handed to the recorder, kept by its sources.
+//!
+//! Sources count what they tell; the event loop chains time, error and content of everything in its
+//! order. At the scenario's end both are noted, and the judge adds the timeline up again: what was
+//! lost, added, moved or dated otherwise between source and judge shows. Not a signature: it guards
+//! against defects, not against forgery.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use crate::timeline::What;
+
+/// What was handed over so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seal {
+    /// How many of each sort.
+    pub counts: BTreeMap<String, u64>,
+    chain: u64,
+}
+
+/// The sort of an event, by which it is counted.
+pub fn sort(what: &What) -> &'static str {
+    match what {
+        What::Audit { .. } => "audit",
+        What::Container { .. } => "container",
+        What::Delivered { .. } => "delivered",
+        What::EtcdMember { .. } => "etcd-member",
+        What::Fault { .. } => "fault",
+        What::Object { .. } => "object",
+        What::Operation(_) => "operation",
+        What::Process { .. } => "process",
+        What::WatchStream { .. } => "watch-stream",
+        _ => "other",
+    }
+}
+
+impl Seal {
+    /// Counts one event.
+    pub fn count(&mut self, what: &What) {
+        self.count_many(sort(what), 1);
+    }
+
+    /// Counts several events of a sort.
+    pub fn count_many(&mut self, sort: &str, more: u64) {
+        match self.counts.get_mut(sort) {
+            Some(count) => *count += more,
+            None => {
+                self.counts.insert(sort.to_owned(), more);
+            }
+        }
+    }
+
+    /// Chains one event to those before it.
+    pub fn chain(&mut self, at_us: u64, error_us: u64, what: &What) {
+        let mut fold = Fold(self.chain);
+        fold.word(at_us);
+        fold.word(error_us);
+        serde_json::to_writer(&mut fold, what)
+            .expect("events are plain data, and a fold takes all");
+        self.chain = fold.0;
+    }
+
+    /// What stands at the end of the chain, as text.
+    pub fn digest(&self) -> String {
+        format!("{:016x}", self.chain)
+    }
+}
+
+/// Mixes bytes into one number.
+struct Fold(u64);
+
+impl Fold {
+    fn word(&mut self, word: u64) {
+        // The multiplier of 64-bit FNV; the rotation brings high bits back down.
+        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+    }
+}
+
+impl Write for Fold {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Its length keeps apart what is cut into pieces otherwise.
+        self.word(bytes.len() as u64);
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            self.word(u64::from_le_bytes(word.try_into().expect("a chunk has eight bytes")));
+        }
+        let mut last = [0; 8];
+        last[..words.remainder().len()].copy_from_slice(words.remainder());
+        self.word(u64::from_le_bytes(last));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(text: &str) -> What {
+        What::Note { text: text.into() }
+    }
+
+    fn digest(events: &[(u64, u64, &str)]) -> String {
+        let mut seal = Seal::default();
+        for (at_us, error_us, text) in events {
+            seal.chain(*at_us, *error_us, &note(text));
+        }
+        seal.digest()
+    }
+
+    #[test]
+    fn order_time_error_and_content_all_count() {
+        let whole = [(1, 0, "a"), (2, 0, "b"), (3, 1, "something longer than a word")];
+        let clean = digest(&whole);
+        assert_eq!(clean, digest(&whole));
+        let others: [&[_]; 6] = [
+            &[whole[1], whole[0], whole[2]],
+            &whole[..2],
+            &[(2, 0, "a"), whole[1], whole[2]],
+            &[(1, 1, "a"), whole[1], whole[2]],
+            &[(1, 0, "c"), whole[1], whole[2]],
+            &[whole[0], whole[1], (3, 1, "something longer than a work")],
+        ];
+        for other in others {
+            assert_ne!(clean, digest(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_read_back_from_a_file_is_the_same() {
+        let object = serde_json::json!({"b": {"z": 1, "a": [1.5, null]}, "a": "ü\n"});
+        let change = crate::timeline::Change::Added;
+        let what = What::Object { change, kind: "pods".into(), revision: 7, object };
+        let read: What = serde_json::from_str(&serde_json::to_string(&what).unwrap()).unwrap();
+        let (mut before, mut after) = (Seal::default(), Seal::default());
+        before.chain(1, 2, &what);
+        after.chain(1, 2, &read);
+        assert_eq!(before, after);
+    }
+}
