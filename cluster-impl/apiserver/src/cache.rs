@@ -14,7 +14,7 @@ use crate::codec::Stored;
 
 /// How many decoded objects are kept; those that came first go first, however old their revision:
 /// the state before a change is as old as can be, and every watch with a selector wants it.
-const DECODED_MAX: usize = 1024;
+const DECODED_MAX: usize = 4096;
 
 /// A key at a revision.
 type At = (i64, Bytes);

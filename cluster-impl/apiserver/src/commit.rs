@@ -134,7 +134,14 @@ pub(crate) async fn attempt(
     attempt: Attempt<'_>,
 ) -> Result<Tried, Status> {
     let key = storage_key::key(request.kind, attempt.key);
-    let mut compare = vec![Compare::ModRevision(key.clone(), attempt.expected)];
+    let unchecked = match attempt.expected {
+        0 => Sabotage::CreateOverwrites,
+        _ => Sabotage::UpdateLost,
+    };
+    let mut compare = Vec::new();
+    if !server.env.sabotaged(unchecked) {
+        compare.push(Compare::ModRevision(key.clone(), attempt.expected));
+    }
     compare.extend(attempt.guard.map(|(key, revision)| Compare::ModRevision(key, revision)));
     let mut failure = vec![Op::Get(KeyRange::key(key.clone()))];
     let is_unfenced = server.env.sabotaged(Sabotage::LeaderNotFenced);

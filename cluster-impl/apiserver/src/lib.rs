@@ -19,6 +19,7 @@ mod config;
 mod decode;
 mod endpoints;
 mod fence;
+mod hub;
 mod meta;
 mod metrics;
 mod protobuf;

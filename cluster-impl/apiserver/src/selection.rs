@@ -64,6 +64,16 @@ impl Selection {
         self.fields.required("metadata.name").filter(|name| !name.is_empty())
     }
 
+    /// The namespace; empty for all.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.scope.namespace
+    }
+
+    /// The one node whose pods are asked for.
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.fields.required("spec.nodeName").filter(|name| !name.is_empty())
+    }
+
     /// Whether the field selector says no more than which key it is.
     fn is_one(&self) -> bool {
         self.name().is_some_and(|name| {

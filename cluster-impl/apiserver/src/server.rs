@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use env::Env;
+use env::{Env, Sabotage};
 use http::{Method, Response, header};
 use machinery::table::IncludeObject;
 use machinery::{ObjectKey, Status};
@@ -17,6 +17,7 @@ use crate::body::Body;
 use crate::cache::{Decoded, Namespaces};
 use crate::config::{AuditLine, Config, User};
 use crate::fence::{self, Fence};
+use crate::hub::Hubs;
 use crate::metrics::Metrics;
 use crate::query::Query;
 use crate::request::{Request, Trace, Verb};
@@ -30,6 +31,7 @@ pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) decoded: Decoded,
     pub(crate) namespaces: Namespaces,
+    pub(crate) hubs: Hubs,
     pub(crate) metrics: Metrics,
     pub(crate) closing: tokio::sync::watch::Sender<bool>,
     pub(crate) is_bootstrapped: AtomicBool,
@@ -37,13 +39,17 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// A server; [`ApiServer::run`] does its background work.
-    pub fn new(env: Env, store: Arc<dyn Store>, config: Config) -> Arc<Self> {
+    pub fn new(env: Env, store: Arc<dyn Store>, mut config: Config) -> Arc<Self> {
+        if env.sabotaged(Sabotage::DefaultTolerationCut) {
+            config.unreachable_toleration_s /= 10;
+        }
         Arc::new(Self {
             env,
             store,
             config,
             decoded: Decoded::default(),
             namespaces: Namespaces::default(),
+            hubs: Hubs::default(),
             metrics: Metrics::default(),
             closing: tokio::sync::watch::Sender::new(false),
             is_bootstrapped: AtomicBool::new(false),

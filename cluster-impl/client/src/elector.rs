@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use env::Env;
+use env::{Env, Sabotage};
 use machinery::kinds::LEASE;
 use machinery::{Object, ObjectKey};
 use rand::Rng;
@@ -107,22 +107,23 @@ impl Elector {
             self.env.sleep(self.config.retry_period).await;
             let deadline = renewed + self.config.renew_deadline;
             // A process that stood still for too long finds here that its time is over.
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline && !self.env.sabotaged(Sabotage::LeaderStaysOn) {
                 tracing::warn!(lock = self.config.lock, "lease not renewed in time");
                 return;
             }
             let asked = Instant::now();
             match tokio::time::timeout_at(deadline, self.attempt()).await {
                 Ok(Ok(Some(_))) => renewed = asked,
-                Ok(Ok(None)) => {
+                Ok(Ok(None)) if !self.env.sabotaged(Sabotage::LeaderStaysOn) => {
                     tracing::warn!(lock = self.config.lock, "lease lost to another holder");
                     return;
                 }
                 Ok(Err(error)) => tracing::debug!(lock = self.config.lock, %error, "not renewed"),
-                Err(_) => {
+                Err(_) if !self.env.sabotaged(Sabotage::LeaderStaysOn) => {
                     tracing::warn!(lock = self.config.lock, "lease not renewed in time");
                     return;
                 }
+                Ok(Ok(None)) | Err(_) => {}
             }
         }
     }
@@ -143,7 +144,10 @@ impl Elector {
         let holder = current.text("/spec/holderIdentity");
         let is_mine = holder == self.config.identity;
         let duration_s = current.integer("/spec/leaseDurationSeconds").unwrap_or_default();
-        let valid = Duration::from_secs(u64::try_from(duration_s).unwrap_or_default());
+        let mut valid = Duration::from_secs(u64::try_from(duration_s).unwrap_or_default());
+        if self.env.sabotaged(Sabotage::LeaseTakenEarly) {
+            valid /= 6;
+        }
         if !is_mine && !holder.is_empty() && unchanged_since.elapsed() < valid {
             return Ok(None);
         }

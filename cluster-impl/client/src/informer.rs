@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use env::{Backoff, Env};
+use env::{Backoff, Env, Sabotage};
 use futures::io::AsyncBufReadExt;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{AsyncBufRead, Stream, StreamExt};
@@ -69,6 +69,8 @@ pub struct Informer {
     view: View,
     listed: BTreeSet<usize>,
     pending: VecDeque<Informed>,
+    /// A planted defect: what is gone after a relist stays in the view.
+    keeps_gone: bool,
 }
 
 impl Informer {
@@ -96,6 +98,7 @@ impl Informer {
             view: View::default(),
             listed: BTreeSet::new(),
             pending: VecDeque::new(),
+            keeps_gone: env.sabotaged(Sabotage::RelistKeepsGone),
         }
     }
 
@@ -158,7 +161,7 @@ impl Informer {
             .filter(|key| !keep.contains(key))
             .filter(|key| namespace.is_empty() || key.namespace == *namespace)
             .collect();
-        for key in gone {
+        for key in if self.keeps_gone { Vec::new() } else { gone } {
             self.take(kind, &key);
         }
         for object in objects {
@@ -228,7 +231,9 @@ impl Feed {
                     }
                 }
                 State::Watching { revision, events } => {
-                    let event = tokio::time::timeout(SILENCE_MAX, events.next()).await;
+                    let is_trusted = self.env.sabotaged(Sabotage::SilentWatchTrusted);
+                    let most = if is_trusted { SILENCE_MAX * 1000 } else { SILENCE_MAX };
+                    let event = tokio::time::timeout(most, events.next()).await;
                     let revision = std::mem::take(revision);
                     match event {
                         Ok(Some(Ok(event))) => {

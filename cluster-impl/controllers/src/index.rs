@@ -1,4 +1,5 @@
-//! Lookups that a view does not have: pods by node, objects by identity, dependents by owner.
+//! Lookups that a view does not have: pods by node, objects by identity, dependents by owner, and what
+//! a controller may claim.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,8 @@ struct Entry {
     uid: String,
     node: String,
     owner_uids: Vec<String>,
+    /// Whether it has no controller: whoever selects it may adopt it.
+    is_free: bool,
 }
 
 /// Lookups, kept up to date with every change. An object seen twice is indexed once.
@@ -22,6 +25,8 @@ pub struct Index {
     pods_by_node: BTreeMap<String, BTreeSet<ObjectKey>>,
     by_uid: BTreeMap<String, Key>,
     dependents: BTreeMap<String, BTreeSet<Key>>,
+    /// What has no controller, by kind.
+    free: BTreeMap<&'static str, BTreeSet<ObjectKey>>,
 }
 
 impl Index {
@@ -40,7 +45,11 @@ impl Index {
             uid: new.uid().to_owned(),
             node: node_of(change.kind, new).to_owned(),
             owner_uids: new.owners().into_iter().map(|owner| owner.uid).collect(),
+            is_free: is_free(new),
         };
+        if entry.is_free {
+            self.free.entry(change.kind.id).or_default().insert(key.object.clone());
+        }
         if !entry.node.is_empty() {
             self.pods_by_node.entry(entry.node.clone()).or_default().insert(key.object.clone());
         }
@@ -61,6 +70,11 @@ impl Index {
             if pods.is_empty() {
                 self.pods_by_node.remove(&entry.node);
             }
+        }
+        if entry.is_free
+            && let Some(free) = self.free.get_mut(key.what)
+        {
+            free.remove(&key.object);
         }
         for owner in &entry.owner_uids {
             if let Some(dependents) = self.dependents.get_mut(owner) {
@@ -91,6 +105,30 @@ impl Index {
     pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &Key> {
         self.dependents.get(uid).into_iter().flatten()
     }
+
+    /// The objects of a kind that name this identity as an owner, in order of key.
+    pub fn owned<'i>(&'i self, kind: &Kind, uid: &str) -> impl Iterator<Item = &'i ObjectKey> {
+        self.dependents(uid).filter(move |key| key.what == kind.id).map(|key| &key.object)
+    }
+
+    /// What a controller of this identity has to look at in its namespace: what names it as an owner,
+    /// and what nobody controls. In order of key.
+    pub fn claimable(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        uid: &str,
+    ) -> BTreeSet<&ObjectKey> {
+        let first = ObjectKey::new(namespace, "");
+        let free = self.free.get(kind.id).into_iter().flat_map(|free| free.range(&first..));
+        let free = free.take_while(|key| key.namespace == namespace);
+        self.owned(kind, uid).filter(|key| key.namespace == namespace).chain(free).collect()
+    }
+}
+
+fn is_free(object: &Object) -> bool {
+    let owners = object.list("/metadata/ownerReferences");
+    !owners.iter().any(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true))
 }
 
 fn node_of<'o>(kind: &Kind, object: &'o Object) -> &'o str {
@@ -102,6 +140,7 @@ fn differs(entry: &Entry, kind: &Kind, object: &Object) -> bool {
     let owners = object.list("/metadata/ownerReferences");
     entry.uid != object.uid()
         || entry.node != node_of(kind, object)
+        || entry.is_free != is_free(object)
         || owners.len() != entry.owner_uids.len()
         || owners
             .iter()

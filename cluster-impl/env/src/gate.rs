@@ -1,5 +1,6 @@
 //! A gate in front of every task of a simulated process: frozen (SIGSTOP), or killed (SIGKILL).
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,10 @@ use std::task::{Context, Poll, Waker};
 struct State {
     frozen: bool,
     killed: bool,
-    waiting: Vec<Waker>,
+    /// Who waits behind the gate, by number: a server with thousands of open watches has thousands.
+    waiting: BTreeMap<u64, Waker>,
+    /// How many futures have been put behind the gate.
+    guarded: u64,
 }
 
 /// The handle by which a simulated process is frozen, thawed and killed. Cheap to clone.
@@ -31,7 +35,7 @@ impl Gate {
             state.frozen = false;
             std::mem::take(&mut state.waiting)
         };
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.into_values().for_each(Waker::wake);
     }
 
     /// Ends every task behind the gate, frozen or not, for good.
@@ -41,7 +45,7 @@ impl Gate {
             state.killed = true;
             std::mem::take(&mut state.waiting)
         };
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.into_values().for_each(Waker::wake);
     }
 
     /// Whether the process stands still.
@@ -56,7 +60,11 @@ impl Gate {
 
     /// Puts a future behind the gate. It ends with `None` when the process is killed.
     pub fn guard<F: Future>(&self, future: F) -> Gated<F> {
-        Gated { gate: self.clone(), future: Some(Box::pin(future)), waker: None }
+        let mut state = self.lock();
+        state.guarded += 1;
+        let number = state.guarded;
+        drop(state);
+        Gated { gate: self.clone(), future: Some(Box::pin(future)), number }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -68,15 +76,13 @@ impl Gate {
 pub struct Gated<F: Future> {
     gate: Gate,
     future: Option<Pin<Box<F>>>,
-    waker: Option<Waker>,
+    number: u64,
 }
 
 impl<F: Future> Drop for Gated<F> {
     fn drop(&mut self) {
-        // Its waker must not stay behind: every later poll would look at it.
-        if let Some(waker) = self.waker.take() {
-            self.gate.lock().waiting.retain(|known| !known.will_wake(&waker));
-        }
+        // Its waker must not stay behind: a gate outlives most of what is behind it.
+        self.gate.lock().waiting.remove(&self.number);
     }
 }
 
@@ -92,13 +98,11 @@ impl<F: Future> Future for Gated<F> {
                 return Poll::Ready(None);
             }
             // Registered on every pending poll: a kill must reach a task that waits for something else.
-            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                state.waiting.push(cx.waker().clone());
+            let known = state.waiting.get(&self.number);
+            if known.is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                state.waiting.insert(self.number, cx.waker().clone());
             }
-            let frozen = state.frozen;
-            drop(state);
-            self.waker = Some(cx.waker().clone());
-            if frozen {
+            if state.frozen {
                 return Poll::Pending;
             }
         }

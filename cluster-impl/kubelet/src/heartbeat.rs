@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiclient::{ApiError, PatchKind};
-use env::Timestamp;
+use env::{Sabotage, Timestamp};
 use machinery::kinds::{LEASE, NODE};
 use machinery::{Object, ObjectKey};
 use serde_json::{Value, json};
@@ -31,6 +31,7 @@ pub(crate) async fn report_node(cx: Arc<Shared>, own: watch::Receiver<Option<Arc
     loop {
         if let Some(seen) = own.borrow().clone()
             && seen.revision() > newest.revision()
+            && !cx.env.sabotaged(Sabotage::NodeStatusNotRenewed)
         {
             newest = seen;
         }
@@ -155,7 +156,7 @@ async fn renew(cx: &Arc<Shared>, known: Option<Object>) -> Result<Object, ApiErr
     let mut lease = current
         .unwrap_or_else(|| Object::new("coordination.k8s.io/v1", "Lease", LEASE_NAMESPACE, name));
     lease.set("/spec/holderIdentity", name);
-    lease.set("/spec/leaseDurationSeconds", cx.config.heartbeat.as_secs() * 4);
+    lease.set("/spec/leaseDurationSeconds", (cx.config.heartbeat * 4).as_secs());
     lease.set("/spec/renewTime", micro_time(cx.env.now()));
     if lease.owners().is_empty()
         && let Ok(node) = cx.client.get(&NODE, &ObjectKey::new("", name)).await

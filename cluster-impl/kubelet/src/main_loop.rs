@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiclient::{Informed, Informer, ListOptions, Watched};
-use env::Task;
+use env::{Sabotage, Task};
 use machinery::kinds::{NODE, POD};
 use machinery::{Object, Quantity};
 use tokio::sync::{mpsc, watch};
@@ -48,7 +48,9 @@ pub(crate) async fn run(cx: Arc<Shared>, own_node: watch::Sender<Option<Arc<Obje
     let (ended, mut ends) = mpsc::channel(ENDED_MAX);
     let mut informer = Informer::new(cx.client.clone(), cx.env.clone(), watched(&cx));
     // Until here an API server has told the pods of this node, nothing may be stopped.
-    informer.sync().await;
+    if !cx.env.sabotaged(Sabotage::KubeletStopsUnlisted) {
+        informer.sync().await;
+    }
     let mut main =
         MainLoop { cx, workers: BTreeMap::new(), ended, seen: BTreeMap::new(), own_node, routes };
     for node in informer.view().all(&NODE).cloned().collect::<Vec<_>>() {
@@ -132,6 +134,10 @@ impl MainLoop {
     }
 
     fn pod_there(&mut self, pod: Arc<Object>, informer: &Informer) {
+        let is_late = pod.deletion_timestamp().is_some_and(|at| at < self.cx.env.now());
+        if is_late && self.cx.env.sabotaged(Sabotage::LateDeletionIgnored) {
+            return;
+        }
         if let Some(handle) = self.workers.get(pod.uid()) {
             handle.wishes.send_replace(Wish { pod, gone: false });
             return;
@@ -141,6 +147,9 @@ impl MainLoop {
     }
 
     fn pod_gone(&mut self, pod: Arc<Object>) {
+        if self.cx.env.sabotaged(Sabotage::DeletedPodKept) {
+            return;
+        }
         if let Some(handle) = self.workers.get(pod.uid()) {
             handle.wishes.send_replace(Wish { pod, gone: true });
         }

@@ -120,17 +120,25 @@ impl Worker {
         let record = self.record(wish.pod.uid()).await?;
         let now = self.cx.env.now();
         self.notice_deadline(&wish.pod, now);
-        let situation = Situation {
-            pod: &wish.pod,
-            record: &record,
-            memory: &self.memory,
-            now,
-            gone: wish.gone,
-        };
-        let decision = decide(&situation);
+        let restarts_always = self.cx.env.sabotaged(Sabotage::RestartPolicyIgnored);
+        let mut pod = wish.pod.clone();
+        if restarts_always {
+            Arc::make_mut(&mut pod).set("/spec/restartPolicy", "Always");
+        }
+        let situation =
+            Situation { pod: &pod, record: &record, memory: &self.memory, now, gone: wish.gone };
+        let mut decision = decide(&situation);
+        if self.cx.env.sabotaged(Sabotage::ContainerNotRestarted) {
+            decision.steps.retain(|step| !matches!(step, Step::Start { ended: Some(_), .. }));
+        }
         if !wish.gone {
-            let status = pod_status(&situation, &self.cx.config.node_ip, &self.previous);
-            let stopped = decision.departure == Departure::Stopped;
+            let mut status = pod_status(&situation, &self.cx.config.node_ip, &self.previous);
+            if self.cx.env.sabotaged(Sabotage::ReadyWithoutRunning) {
+                claim_readiness(&mut status);
+            }
+            let goes_early = self.cx.env.sabotaged(Sabotage::RemovedWhileRunning);
+            let stopped =
+                decision.departure == Departure::Stopped || goes_early && wish.pod.is_terminating();
             self.cx.statuses.set(&wish.pod, status.clone(), stopped);
             self.previous = status;
             let news = back_offs(&situation);
@@ -182,7 +190,9 @@ impl Worker {
                     let message = "Pod sandbox changed, it will be killed and re-created.";
                     self.cx.events.normal(&wish.pod, "SandboxChanged", message.to_owned());
                 }
-                self.kill(wish, record, *grace).await
+                let is_hasty = self.cx.env.sabotaged(Sabotage::KilledWithoutGrace);
+                let grace = if is_hasty { Duration::ZERO } else { *grace };
+                self.kill(wish, record, grace).await
             }
             Step::KillContainer { id, message, .. } => {
                 self.cx.events.normal(&wish.pod, "Killing", message.clone());
@@ -401,6 +411,19 @@ impl Worker {
                 let pull = FailedPull { backoff, failed, message };
                 self.memory.pulls.insert(name.to_owned(), pull);
                 Ok(false)
+            }
+        }
+    }
+}
+
+/// A planted defect: says that everything is ready.
+fn claim_readiness(status: &mut Value) {
+    for list in ["conditions", "containerStatuses"] {
+        for entry in status[list].as_array_mut().into_iter().flatten() {
+            if entry.get("ready").is_some() {
+                entry["ready"] = true.into();
+            } else if matches!(entry["type"].as_str(), Some("Ready" | "ContainersReady")) {
+                entry["status"] = "True".into();
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kubelet::network::BridgeNetwork;
 use kubelet::runtimes::cri::{CriConfig, CriRuntime, ImageSource};
@@ -37,12 +38,27 @@ pub struct Args {
     /// The range of all pods' addresses.
     #[arg(long, default_value = "10.244.0.0/16")]
     cluster_cidr: String,
+    /// Labels to keep on this node, such as `topology.kubernetes.io/zone=zone-1`. Repeatable.
+    #[arg(long, value_parser = label, value_delimiter = ',', value_name = "KEY=VALUE")]
+    node_labels: Vec<(String, String)>,
+    /// How long this node's Lease is good for, as `nodeLeaseDurationSeconds`; it is renewed four times
+    /// in that time.
+    #[arg(long, default_value_t = 40, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    node_lease_duration_seconds: u32,
     /// Pull images from their registries; otherwise they must have been imported.
     #[arg(long)]
     registry: bool,
     /// A planted defect, for testing the tester. Repeatable.
     #[arg(long = "sabotage", value_name = "NAME", hide = true)]
     sabotages: Vec<env::Sabotage>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is no label: write KEY=VALUE")),
+    }
 }
 
 /// Runs until the process is asked to end.
@@ -64,6 +80,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         plugin_dirs: args.cni_bin_dir,
         cluster_cidr: args.cluster_cidr,
     }));
+    config.node_labels = args.node_labels.into_iter().collect();
+    config.heartbeat = Duration::from_secs(args.node_lease_duration_seconds.into()) / 4;
     let health = config.health.clone();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.healthz_port));
     let _health = health::serve(&env, address, Arc::new(move || health.is_healthy())).await?;

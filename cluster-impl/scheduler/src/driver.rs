@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::pending::Pending;
-use crate::{Config, FitError, PodInfo, schedule};
+use crate::{Config, FitError, PodInfo, schedule_from};
 
 /// Waits between looks at a pod whose binding had no answer.
 const LOOK_FIRST: Duration = Duration::from_millis(500);
@@ -79,6 +79,8 @@ struct Driver {
     began: tokio::time::Instant,
     recorder: EventRecorder,
     random: ChaCha8Rng,
+    /// The node to begin with in the next turn.
+    start: String,
     cache: Cache,
     pending: Pending,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -90,6 +92,7 @@ impl Driver {
         Self {
             recorder: EventRecorder::new(client.clone(), env.clone(), &config.scheduler_name, host),
             random: env.entropy("scheduler"),
+            start: String::new(),
             began: env.instant(),
             env,
             client,
@@ -108,7 +111,12 @@ impl Driver {
         let now = self.elapsed();
         let (old, new) = (change.old.as_ref(), change.new.as_ref());
         if change.kind.id == NODE.id {
-            if is_news(old, new) {
+            if new.is_none() && self.env.sabotaged(Sabotage::GoneNodeChosen) {
+                return;
+            }
+            if is_news(old, new) && self.env.sabotaged(Sabotage::PendingNotWoken) {
+                self.cache.set_node(&change.key.name, new.cloned());
+            } else if is_news(old, new) {
                 self.cache.set_node(&change.key.name, new.cloned());
                 self.pending.wake(now);
             }
@@ -165,8 +173,8 @@ impl Driver {
             self.pending.remove(&key);
             return;
         };
-        let info = PodInfo::new(pod.clone());
-        match schedule(&info, self.cache.snapshot(), &mut self.random) {
+        let info = PodInfo::new(misread(&self.env, pod));
+        match schedule_from(&info, self.cache.snapshot(), &mut self.random, &mut self.start) {
             Ok(node) => {
                 self.cache.assume(&info, &node);
                 tracing::debug!(pod = %key, node, "chose");
@@ -237,6 +245,33 @@ impl Driver {
             Done::Reported
         })
     }
+}
+
+/// The pod as planted defects make the filters see it.
+fn misread(env: &Env, pod: &Arc<Object>) -> Arc<Object> {
+    let mut pod = pod.clone();
+    if env.sabotaged(Sabotage::NodeSelectorIgnored) {
+        Arc::make_mut(&mut pod).remove("/spec/nodeSelector");
+    }
+    for (sabotage, key) in [
+        (Sabotage::CordonIgnored, "node.kubernetes.io/unschedulable"),
+        (Sabotage::NoScheduleIgnored, ""),
+    ] {
+        if env.sabotaged(sabotage) {
+            let mut tolerations = pod.list("/spec/tolerations").to_vec();
+            tolerations.push(match key {
+                "" => json!({"operator": "Exists"}),
+                key => json!({"key": key, "operator": "Exists"}),
+            });
+            Arc::make_mut(&mut pod).set("/spec/tolerations", tolerations);
+        }
+    }
+    if env.sabotaged(Sabotage::RequestsIgnored) {
+        let mut containers = pod.list("/spec/containers").to_vec();
+        containers.iter_mut().for_each(|container| container["resources"] = json!({}));
+        Arc::make_mut(&mut pod).set("/spec/containers", containers);
+    }
+    pod
 }
 
 /// The patch that sets PodScheduled to False; `None` if the pod says so already.

@@ -18,7 +18,7 @@ use apiclient::ElectorConfig;
 pub use driver::run;
 pub use node_info::NodeInfo;
 pub use pod_info::PodInfo;
-pub use schedule::{FitError, Snapshot, schedule};
+pub use schedule::{FitError, Snapshot, schedule, schedule_from};
 
 /// The name that pods carry in `spec.schedulerName` if they name none.
 pub const SCHEDULER_NAME: &str = "default-scheduler";

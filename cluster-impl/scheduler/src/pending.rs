@@ -1,5 +1,6 @@
 //! The pods that wait for a node: ready to be tried, backing off, or waiting for something to change.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -43,9 +44,14 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Pending {
     entries: BTreeMap<ObjectKey, Entry>,
-    /// Pods that may be tried now or later, by when.
+    /// Pods that may be tried later, by when.
     order: BTreeSet<(Duration, ObjectKey)>,
+    /// Pods whose time has come, in the order in which they are tried: with when it came.
+    ready: BTreeMap<Turn, Duration>,
 }
+
+/// Priority, highest first; when it was first seen; which pod.
+type Turn = (Reverse<i64>, Duration, ObjectKey);
 
 impl Pending {
     /// Takes in a pod that has no node; a known one was changed and need not wait for anything else.
@@ -60,27 +66,27 @@ impl Pending {
     pub fn remove(&mut self, key: &ObjectKey) {
         if let Some(entry) = self.entries.remove(key) {
             self.order.remove(&(entry.due, key.clone()));
+            self.ready.remove(&turn(key, &entry));
         }
     }
 
     /// When the next pod may be tried.
     pub fn next_due(&self) -> Option<Duration> {
-        self.order.first().map(|(due, _)| *due)
+        // Of those whose time has come, any will do: it is past.
+        let ready = self.ready.values().next().copied();
+        let later = self.order.first().map(|(due, _)| *due);
+        ready.into_iter().chain(later).min()
     }
 
     /// The pod to try now; it stays known until it is removed.
     pub fn pop(&mut self, now: Duration) -> Option<ObjectKey> {
-        let (_, key) = self
-            .order
-            .iter()
-            .take_while(|(due, _)| *due <= now)
-            .min_by_key(|(_, key)| {
-                let entry = &self.entries[key];
-                (-entry.priority, entry.since, key.clone())
-            })?
-            .clone();
+        while self.order.first().is_some_and(|(due, _)| *due <= now)
+            && let Some((due, key)) = self.order.pop_first()
+        {
+            self.ready.insert(turn(&key, &self.entries[&key]), due);
+        }
+        let ((_, _, key), _) = self.ready.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
-        self.order.remove(&(entry.due, key.clone()));
         entry.attempts += 1;
         entry.tried_at = now;
         Some(key)
@@ -120,6 +126,10 @@ impl Pending {
         self.order.insert((entry.due, key.clone()));
         self.entries.insert(key.clone(), entry);
     }
+}
+
+fn turn(key: &ObjectKey, entry: &Entry) -> Turn {
+    (Reverse(entry.priority), entry.since, key.clone())
 }
 
 #[cfg(test)]

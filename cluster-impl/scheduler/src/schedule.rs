@@ -45,6 +45,19 @@ impl fmt::Display for FitError {
     }
 }
 
+/// In a cluster of fewer nodes all are looked at; of more, at least so many that fit are found.
+const FITTING_MIN: usize = 100;
+
+/// How many nodes that fit are enough to choose among: upstream's `percentageOfNodesToScore` as it is
+/// when it is not set, which falls from 50 to 5 percent as the cluster grows.
+fn enough(nodes: usize) -> usize {
+    if nodes < FITTING_MIN {
+        return nodes;
+    }
+    let percentage = 50_usize.saturating_sub(nodes / 125).max(5);
+    (nodes * percentage / 100).max(FITTING_MIN)
+}
+
 /// Chooses a node for a pod: the one with the highest score among those that fit; between equals the
 /// random stream decides.
 pub fn schedule(
@@ -52,10 +65,24 @@ pub fn schedule(
     snapshot: &Snapshot,
     random: &mut ChaCha8Rng,
 ) -> Result<String, FitError> {
+    schedule_from(pod, snapshot, random, &mut String::new())
+}
+
+/// The same; a large cluster is looked at in parts. `start` is the node to begin with, then the one to
+/// begin with next time, so that every node has its turn.
+pub fn schedule_from(
+    pod: &PodInfo,
+    snapshot: &Snapshot,
+    random: &mut ChaCha8Rng,
+    start: &mut String,
+) -> Result<String, FitError> {
     let filters = plugins::in_turn();
     let mut failed = FitError { nodes: 0, reasons: BTreeMap::new(), beyond_preemption: 0 };
     let mut fitting = Vec::new();
-    for (name, node) in snapshot.iter().filter(|(_, node)| node.node.is_some()) {
+    let enough = enough(snapshot.len());
+    let (before, after) = (snapshot.range(..start.clone()), snapshot.range(start.clone()..));
+    let mut turn = after.chain(before).filter(|(_, node)| node.node.is_some());
+    for (name, node) in turn.by_ref() {
         failed.nodes += 1;
         match filters.iter().find_map(|plugin| plugin.filter(pod, node)) {
             None => fitting.push((name, node)),
@@ -66,7 +93,15 @@ pub fn schedule(
                 }
             }
         }
+        if fitting.len() >= enough {
+            break;
+        }
     }
+    // In a small cluster all were looked at, and the next turn begins at the beginning again.
+    *start = match turn.next() {
+        Some((name, _)) if snapshot.len() >= FITTING_MIN => name.clone(),
+        _ => String::new(),
+    };
     let scores = scores(pod, &fitting, &filters);
     let Some(best) = scores.iter().copied().max() else { return Err(failed) };
     let winners: Vec<_> = (0..fitting.len()).filter(|place| scores[*place] == best).collect();
@@ -157,6 +192,28 @@ mod tests {
 
     fn exists(key: &str) -> Value {
         json!({"matchExpressions": [{"key": key, "operator": "Exists"}]})
+    }
+
+    #[test]
+    fn a_large_cluster_is_looked_at_in_parts_and_every_node_has_its_turn() {
+        for (nodes, expected) in [(5, 5), (99, 99), (100, 100), (1000, 420), (5000, 500)] {
+            assert_eq!(enough(nodes), expected, "{nodes} nodes");
+        }
+        let nodes: Vec<_> = (0..400).map(|at| node(&format!("n{at:03}"), "4", &[])).collect();
+        let (snapshot, mut random) = (snapshot(&nodes), random());
+        let mut start = String::new();
+        let mut starts = Vec::new();
+        for _ in 0..4 {
+            schedule_from(&pod("p", "1", &[]), &snapshot, &mut random, &mut start).unwrap();
+            starts.push(start.clone());
+        }
+        assert_eq!(starts, ["n188", "n376", "n164", "n352"]);
+        let refusal = schedule_from(&pod("p", "9", &[]), &snapshot, &mut random, &mut start);
+        assert_eq!(
+            refusal.unwrap_err().nodes,
+            400,
+            "all are asked before it is said to fit nowhere"
+        );
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub const CHECKS: &[Check] = list![
     reads::a_limit_cuts_short_and_says_so,
     reads::a_prefix_holds_exactly_its_keys,
     reads::a_serializable_read_is_answered_from_one_revision,
+    reads::a_serializable_read_of_the_past_is_the_past,
     reads::an_old_revision_reads_as_it_was,
     writes::a_transaction_is_one_revision,
     writes::a_transaction_that_changes_nothing_keeps_the_revision,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use env::Timestamp;
+use env::{Sabotage, Timestamp};
 use machinery::conditions::seconds;
 use machinery::{Kind, Object, ObjectKey, Status, pod};
 use serde_json::{Value, json};
@@ -82,6 +82,14 @@ pub(crate) async fn delete_object(
     commit::change(server, request, key, &mut |old: Option<&Arc<Object>>| {
         let Some(old) = old else { return Err(status::not_found(kind, key)) };
         check_preconditions(kind, old, options)?;
+        let (mut old, mut options) = (old.clone(), options.clone());
+        if server.env.sabotaged(Sabotage::FinalizersIgnored) {
+            Arc::make_mut(&mut old).remove("/metadata/finalizers");
+        }
+        if server.env.sabotaged(Sabotage::GraceIgnored) {
+            options.grace_s = Some(0);
+        }
+        let (old, options) = (&old, &options);
         Ok(if kind.id == "namespaces" {
             namespace(old, now)
         } else {

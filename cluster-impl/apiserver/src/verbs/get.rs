@@ -1,5 +1,6 @@
 //! get: one object, as fresh as the client asks.
 
+use env::Sabotage;
 use machinery::Status;
 use storage::{KeyRange, RangeRequest};
 
@@ -15,7 +16,7 @@ pub(crate) async fn get(server: &ApiServer, request: &Request) -> Result<Answer,
     let oldest = list::revision(&request.query)?;
     let range = KeyRange::key(storage_key::key(request.kind, &request.key));
     let mut asked = RangeRequest::latest(range);
-    asked.serializable = oldest.is_some();
+    asked.serializable = oldest.is_some() || server.env.sabotaged(Sabotage::GetFromNearest);
     let result = list::not_older_than(server, asked, oldest.unwrap_or_default()).await?;
     let kv = result.kvs.first().ok_or_else(|| status::not_found(request.kind, &request.key))?;
     Ok(Answer::new(200, Content::Object(request.kind, Stored::from(kv))))

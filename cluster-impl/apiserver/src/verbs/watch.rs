@@ -1,7 +1,7 @@
 //! watch: every change of a collection, in order, from a revision on.
 //!
-//! The stream has no task behind it: whoever reads the answer polls the store's own watch. An idle
-//! watch keeps one timer, for its bookmarks or its end. A selector projects changes: what enters the
+//! The stream has no task behind it: whoever reads the answer polls the kind's hub. An idle watch keeps
+//! one timer, for its bookmarks or its end. A selector projects changes: what enters the
 //! selection is ADDED, what leaves it DELETED.
 
 use std::pin::Pin;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use crate::accept::Form;
 use crate::answer::{Answer, Content, Style, write_object};
 use crate::codec::{Stored, write_json};
+use crate::hub::{self, Progress};
 use crate::query::Query;
 use crate::request::Request;
 use crate::selection::Selection;
@@ -49,6 +50,7 @@ pub(crate) async fn watch(server: &Arc<ApiServer>, request: &Request) -> Result<
         },
         kind: request.kind,
         events: futures::stream::pending().boxed(),
+        progress: None,
         closing: server.closing.subscribe(),
         bookmark_period: has_bookmarks.then_some(server.config.bookmark_period),
         deadline,
@@ -123,6 +125,8 @@ struct Feed {
     style: Style,
     kind: &'static Kind,
     events: WatchStream,
+    /// How far the hub is that the events come from.
+    progress: Option<Progress>,
     closing: tokio::sync::watch::Receiver<bool>,
     bookmark_period: Option<Duration>,
     deadline: Instant,
@@ -151,14 +155,29 @@ impl Feed {
                 }
                 self.first = out;
             }
-            Start::After(revision) => self.revision = revision,
+            Start::After(revision) => {
+                let skips = self.server.env.sabotaged(Sabotage::ResumeSkips);
+                let repeats = self.server.env.sabotaged(Sabotage::ResumeRepeats);
+                self.revision = revision + i64::from(skips) - i64::from(repeats);
+            }
             Start::Now => {
                 let status = self.server.store.status().await.map_err(status::from_store)?;
                 self.revision = status.revision;
             }
         }
-        match self.server.store.watch(self.selection.range(), self.revision + 1).await {
-            Ok(events) => self.events = events,
+        let following =
+            hub::follow(&self.server, self.kind, &self.selection, self.revision + 1).await;
+        match following {
+            Ok(following) => {
+                self.events = following.events;
+                self.progress = following.progress;
+            }
+            Err(StoreError::Compacted { .. })
+                if self.server.env.sabotaged(Sabotage::ExpiredWatchNotTold) =>
+            {
+                let now = self.server.store.watch(self.selection.range(), 0).await;
+                self.events = now.map_err(status::from_store)?;
+            }
             Err(StoreError::Compacted { asked, oldest }) => self.expire(asked - 1, oldest),
             Err(error) => return Err(status::from_store(error)),
         }
@@ -187,6 +206,10 @@ impl Feed {
                 () = &mut self.wake => {
                     if self.server.env.instant() >= self.deadline {
                         return None;
+                    }
+                    // What waits is told first, and its revision is not passed by.
+                    if let Some(revision) = self.progress.as_ref().and_then(Progress::revision) {
+                        self.revision = self.revision.max(revision);
                     }
                     let mut out = Vec::new();
                     self.bookmark(&mut out, false);
@@ -246,6 +269,7 @@ impl Feed {
             (false, false) => None,
             (false, true) => Some(("ADDED", Stored::from(&event.kv))),
             (true, true) => Some(("MODIFIED", Stored::from(&event.kv))),
+            (true, false) if self.server.env.sabotaged(Sabotage::LeavingNotTold) => None,
             // As upstream: the state before, at the revision that took it away.
             (true, false) => Some(("DELETED", before()?)),
         })

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use apiclient::{Informed, PatchKind};
+use env::Sabotage;
 use machinery::kinds::{DEPLOYMENT, POD, REPLICA_SET};
 use machinery::pod::is_finished;
 use machinery::{Kind, Object, ObjectKey, View};
@@ -29,7 +30,7 @@ use serde_json::{Value, json};
 use super::replica_set::{adopt, release};
 use super::selects;
 use crate::rollout::{Count, bounds, scale_new, scale_old, template_hash};
-use crate::{Config, Controller, DecideCx, Decision, Key, Note, Write};
+use crate::{Config, Controller, DecideCx, Decision, Index, Key, Note, Write};
 
 mod progress;
 
@@ -93,14 +94,14 @@ impl Controller for DeploymentController {
         let Some(deployment) = view.get(&DEPLOYMENT, &key.object) else {
             return Decision::settled();
         };
-        let (sets, claims) = claim(view, deployment);
+        let (sets, claims) = claim(view, deployment, cx.index);
         if !claims.is_empty() {
             return Decision { writes: claims, ..Decision::default() };
         }
-        let rollout = Rollout::new(view, deployment, sets);
+        let rollout = Rollout::new(view, cx.index, deployment, sets);
         let mut decision = Decision::default();
         if !deployment.is_terminating() {
-            decision.writes = rollout.step();
+            decision.writes = rollout.step(cx);
         }
         // A change of the deployment itself would make the status write stale: that comes next time.
         let touches_deployment =
@@ -113,10 +114,15 @@ impl Controller for DeploymentController {
 }
 
 /// The deployment's ReplicaSets, oldest first, and the writes that adopt and release.
-fn claim(view: &View, deployment: &Arc<Object>) -> (Vec<Arc<Object>>, Vec<Write>) {
+fn claim(
+    view: &View,
+    deployment: &Arc<Object>,
+    index: &Index,
+) -> (Vec<Arc<Object>>, Vec<Write>) {
     let (mut owned, mut claims) = (Vec::new(), Vec::new());
     let terminating = deployment.is_terminating();
-    for set in view.in_namespace(&REPLICA_SET, deployment.namespace()) {
+    let candidates = index.claimable(&REPLICA_SET, deployment.namespace(), deployment.uid());
+    for set in candidates.into_iter().filter_map(|key| view.get(&REPLICA_SET, key)) {
         let matches = selects(deployment, set);
         match set.controller() {
             Some(owner) if owner.uid == deployment.uid() && matches => owned.push(set.clone()),
@@ -136,6 +142,7 @@ fn claim(view: &View, deployment: &Arc<Object>) -> (Vec<Arc<Object>>, Vec<Write>
 /// A deployment and its ReplicaSets.
 struct Rollout<'v> {
     view: &'v View,
+    index: &'v Index,
     deployment: &'v Arc<Object>,
     replicas: i64,
     hash: String,
@@ -159,7 +166,12 @@ fn revision(object: &Object) -> i64 {
 }
 
 impl<'v> Rollout<'v> {
-    fn new(view: &'v View, deployment: &'v Arc<Object>, mut sets: Vec<Arc<Object>>) -> Self {
+    fn new(
+        view: &'v View,
+        index: &'v Index,
+        deployment: &'v Arc<Object>,
+        mut sets: Vec<Arc<Object>>,
+    ) -> Self {
         let template = deployment.get("/spec/template").cloned().unwrap_or_default();
         let collisions = deployment.integer("/status/collisionCount").unwrap_or_default();
         let hash = template_hash(&template, collisions);
@@ -168,12 +180,12 @@ impl<'v> Rollout<'v> {
             .position(|set| is_of_template(set, &template))
             .map(|place| sets.remove(place));
         let replicas = deployment.integer("/spec/replicas").unwrap_or(1);
-        Self { view, deployment, replicas, hash, new, old: sets }
+        Self { view, index, deployment, replicas, hash, new, old: sets }
     }
 
     /// The next writes towards the wanted state, status apart.
-    fn step(&self) -> Vec<Write> {
-        if self.deployment.flag("/spec/paused") {
+    fn step(&self, cx: &DecideCx<'_>) -> Vec<Write> {
+        if self.deployment.flag("/spec/paused") && !cx.sabotaged(Sabotage::PausedIgnored) {
             return self.step_paused();
         }
         let recreates = self.deployment.text("/spec/strategy/type") == "Recreate";
@@ -186,7 +198,13 @@ impl<'v> Rollout<'v> {
                 return Vec::new();
             }
         }
-        let (surge, unavailable) = bounds(self.deployment, self.replicas);
+        let (mut surge, mut unavailable) = bounds(self.deployment, self.replicas);
+        if cx.sabotaged(Sabotage::MaxSurgeIgnored) {
+            surge = self.replicas;
+        }
+        if cx.sabotaged(Sabotage::MaxUnavailableIgnored) {
+            unavailable = self.replicas;
+        }
         let old: Vec<_> = self.old.iter().map(|set| count(set)).collect();
         let none = Count { wanted: 0, available: 0 };
         let current = self.new.as_deref().map_or(none, count);
@@ -202,6 +220,9 @@ impl<'v> Rollout<'v> {
         }
         if target != current.wanted {
             return self.scale(new, target);
+        }
+        if cx.sabotaged(Sabotage::OldReplicaSetsKept) {
+            return Vec::new();
         }
         let targets = scale_old(current, &old, self.replicas, unavailable);
         let mut writes: Vec<_> = self
@@ -328,7 +349,8 @@ impl<'v> Rollout<'v> {
 
     /// Whether pods of the set are left, terminating ones too.
     fn has_pods(&self, set: &Object) -> bool {
-        self.view.in_namespace(&POD, self.deployment.namespace()).any(|pod| {
+        let pods = self.index.owned(&POD, set.uid());
+        pods.filter_map(|key| self.view.get(&POD, key)).any(|pod| {
             pod.controller().is_some_and(|owner| owner.uid == set.uid())
                 && !is_finished(pod)
         })

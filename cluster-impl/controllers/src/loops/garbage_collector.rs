@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use apiclient::Informed;
+use env::Sabotage;
 use machinery::kinds::{self, EVENT};
 use machinery::{Kind, Object, ObjectKey, OwnerReference, View};
 use serde_json::Value;
@@ -88,6 +89,9 @@ impl Controller for GarbageCollector {
         if object.is_terminating() {
             return finish(view, kind, object, cx);
         }
+        if cx.sabotaged(Sabotage::GarbageKept) {
+            return Decision::settled();
+        }
         let owners = object.owners();
         let (mut absent, mut going, mut present) = (Vec::new(), 0, 0);
         for owner in &owners {
@@ -137,6 +141,11 @@ fn state(view: &View, object: &Object, owner: &OwnerReference, cx: &DecideCx<'_>
         Some(_) => Owner::Present,
         None => {
             let namespace = if kind.namespaced { object.namespace() } else { "" };
+            if cx.sabotaged(Sabotage::OwnerKnownByName)
+                && view.get(kind, &ObjectKey::new(namespace, &*owner.name)).is_some()
+            {
+                return Owner::Present;
+            }
             Owner::Absent(Guard {
                 kind,
                 key: ObjectKey::new(namespace, &*owner.name),

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use apiclient::Informed;
+use env::Sabotage;
 use machinery::kinds::{self, EVENT, NAMESPACE};
 use machinery::{Kind, Object, ObjectKey, View};
 
@@ -57,7 +58,7 @@ impl Controller for NamespaceController {
         if is_going { vec![Key::of(&NAMESPACE, key)] } else { Vec::new() }
     }
 
-    fn decide(&mut self, view: &View, key: &Key, _: &DecideCx<'_>) -> Decision {
+    fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {
         let Some(namespace) = view.get(&NAMESPACE, &key.object) else { return Decision::settled() };
         let is_kept = namespace.list("/spec/finalizers").iter().any(|known| known == FINALIZER);
         if !namespace.is_terminating() || !is_kept {
@@ -84,7 +85,9 @@ impl Controller for NamespaceController {
             let mut finalizers = namespace.list("/spec/finalizers").to_vec();
             finalizers.retain(|known| known != FINALIZER);
             namespace.set("/spec/finalizers", finalizers);
-            decision.writes.push(Write::Finalize { namespace });
+            if !cx.sabotaged(Sabotage::NamespaceStuck) {
+                decision.writes.push(Write::Finalize { namespace });
+            }
         }
         decision.again(LOOK_AGAIN);
         decision

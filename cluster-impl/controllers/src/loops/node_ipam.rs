@@ -8,7 +8,7 @@
 //!
 //! IPv4 only. A node keeps its range until it is deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use apiclient::{Informed, PatchKind};
@@ -91,10 +91,12 @@ impl Controller for NodeIpam {
         if !node.text("/spec/podCIDR").is_empty() {
             return decision;
         }
-        let free = |place: &u32| !self.given.values().any(|taken| taken == place);
         let place = match self.given.get(node.name()) {
             Some(place) => Some(*place),
-            None => (0..self.ranges).find(free),
+            None => {
+                let taken: BTreeSet<u32> = self.given.values().copied().collect();
+                (0..self.ranges).find(|place| !taken.contains(place))
+            }
         };
         let Some(place) = place else {
             let message = format!("Node {} status is now: CIDRNotAvailable", node.name());

@@ -114,6 +114,9 @@ impl NodeLifecycle {
         if heard.lease != renewed {
             heard.lease = renewed.to_owned();
             heard.at = cx.elapsed;
+            if cx.sabotaged(Sabotage::AnyLeaseCounts) {
+                self.heard.values_mut().for_each(|heard| heard.at = cx.elapsed);
+            }
         }
     }
 
@@ -144,7 +147,11 @@ impl NodeLifecycle {
             }
         }
         let ignore_total_loss = cx.sabotaged(Sabotage::EvictOnFullDisruption);
-        match self.zones.pass(&counts, cx.elapsed, cx.config, ignore_total_loss) {
+        let mut config = cx.config.clone();
+        if cx.sabotaged(Sabotage::PartialDisruptionIgnored) {
+            config.unhealthy_zone_threshold = f64::INFINITY;
+        }
+        match self.zones.pass(&counts, cx.elapsed, &config, ignore_total_loss) {
             Turn::None => {}
             Turn::AllLost => {
                 for node in view.all(&NODE) {
@@ -192,7 +199,7 @@ impl NodeLifecycle {
             let object = taints::swap(node, NO_EXECUTE, &[wanted], &[other], &cx.now_text())?;
             return Some(Write::Update { kind: &NODE, object });
         }
-        if !taints::has(node, wanted, NO_EXECUTE) {
+        if !taints::has(node, wanted, NO_EXECUTE) && !cx.sabotaged(Sabotage::NoExecuteNeverAdded) {
             self.zones.queue(&zone_of(node), node.name(), cx.elapsed, cx.config);
         }
         None
@@ -248,6 +255,9 @@ impl NodeLifecycle {
     /// Marks the pods of a node that has become not ready, so that no traffic is sent to them.
     fn mark_pods(&self, view: &View, name: &str, cx: &DecideCx<'_>) -> Decision {
         let mut decision = Decision::default();
+        if cx.sabotaged(Sabotage::LostPodsStayReady) {
+            return decision;
+        }
         let node = view.get(&NODE, &ObjectKey::new("", name));
         if node.is_none_or(|node| readiness(node) == "True" && !self.is_silent(node, cx)) {
             return decision;

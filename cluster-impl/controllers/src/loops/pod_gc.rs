@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiclient::Informed;
+use env::Sabotage;
 use machinery::kinds::{NODE, POD};
 use machinery::pod::is_finished;
 use machinery::{Condition, Kind, Object, ObjectKey, View, conditions};
@@ -109,7 +110,9 @@ impl Controller for PodGc {
 
     fn decide(&mut self, view: &View, _: &Key, cx: &DecideCx<'_>) -> Decision {
         let mut decision = Decision::default();
-        self.orphans(view, cx, &mut decision.writes);
+        if !cx.sabotaged(Sabotage::OrphanedPodsKept) {
+            self.orphans(view, cx, &mut decision.writes);
+        }
         Self::abandoned(view, &mut decision.writes);
         Self::surplus(view, cx, &mut decision.writes);
         decision.again(PERIOD);

@@ -28,7 +28,7 @@ use machinery::{Kind, Object, ObjectKey, View};
 use serde_json::{Value, json};
 
 use super::selects;
-use crate::{Config, Controller, DecideCx, Decision, Guard, Key, Note, Write};
+use crate::{Config, Controller, DecideCx, Decision, Guard, Index, Key, Note, Write};
 
 /// At most so many pods are created or deleted by one decision: upstream's BurstReplicas.
 const BURST: usize = 500;
@@ -78,7 +78,7 @@ impl Controller for ReplicaSetController {
 
     fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {
         let Some(set) = view.get(&REPLICA_SET, &key.object) else { return Decision::settled() };
-        let (pods, claims) = claim(view, set);
+        let (pods, claims) = claim(view, set, cx);
         if !claims.is_empty() {
             // The claims come back as changes; then the pods can be counted.
             return Decision { writes: claims, ..Decision::default() };
@@ -98,16 +98,22 @@ impl Controller for ReplicaSetController {
 }
 
 /// The set's active pods, and the writes that adopt and release.
-fn claim<'v>(view: &'v View, set: &Arc<Object>) -> (Vec<&'v Arc<Object>>, Vec<Write>) {
+fn claim<'v>(
+    view: &'v View,
+    set: &'v Arc<Object>,
+    cx: &DecideCx<'_>,
+) -> (Vec<&'v Arc<Object>>, Vec<Write>) {
+    let takes_any = cx.sabotaged(Sabotage::ForeignPodsCounted);
     let (mut owned, mut claims) = (Vec::new(), Vec::new());
-    let pods: Vec<_> =
-        view.in_namespace(&POD, &set.key().namespace).filter(|pod| is_active(pod)).cloned().collect();
-    for pod in &pods {
+    let candidates = cx.index.claimable(&POD, set.namespace(), set.uid());
+    let pods: Vec<_> = match takes_any {
+        true => view.in_namespace(&POD, set.namespace()).collect(),
+        false => candidates.into_iter().filter_map(|key| view.get(&POD, key)).collect(),
+    };
+    for pod in pods.into_iter().filter(|pod| is_active(pod)) {
         let matches = selects(set, pod);
         match pod.controller() {
-            Some(owner) if owner.uid == set.uid() && matches => {
-                owned.extend(view.get(&POD, &pod.key()));
-            }
+            Some(owner) if (owner.uid == set.uid() || takes_any) && matches => owned.push(pod),
             Some(owner) if owner.uid == set.uid() && !set.is_terminating() => {
                 claims.push(release(&POD, pod, set.uid()));
             }
@@ -164,11 +170,17 @@ fn manage(
         object: new_pod(set),
         note: Some(Note::normal(set, "SuccessfulCreate", "Created pod: {}")),
     }));
-    let surplus = pods.len().saturating_sub(wanted).min(BURST);
+    let mut surplus = pods.len().saturating_sub(wanted).min(BURST);
+    if cx.sabotaged(Sabotage::SurplusKept) {
+        surplus = 0;
+    }
     if surplus > 0 {
-        let crowds = crowds(view, set);
+        let crowds = crowds(view, set, cx.index);
         let mut ranked = pods.to_vec();
         ranked.sort_by_cached_key(|pod| rank(pod, &crowds));
+        if cx.sabotaged(Sabotage::ReadyPodsDeletedFirst) {
+            ranked.reverse();
+        }
         decision.writes.extend(ranked.into_iter().take(surplus).map(|pod| Write::Delete {
             kind: &POD,
             object: pod.clone(),
@@ -192,20 +204,21 @@ fn new_pod(set: &Object) -> Object {
 }
 
 /// How many active pods of this set and of its siblings (the other sets of its owner) each node has.
-fn crowds(view: &View, set: &Object) -> BTreeMap<String, usize> {
+fn crowds(view: &View, set: &Object, index: &Index) -> BTreeMap<String, usize> {
     let owner = set.controller().map(|owner| owner.uid);
-    let siblings: Vec<_> = view
-        .in_namespace(&REPLICA_SET, &set.key().namespace)
-        .filter(|other| {
-            other.uid() == set.uid()
-                || owner.is_some() && other.controller().map(|owner| owner.uid) == owner
-        })
-        .map(|other| other.uid().to_owned())
-        .collect();
+    let siblings = owner.iter().flat_map(|owner| index.owned(&REPLICA_SET, owner));
+    let siblings = siblings
+        .filter_map(|key| view.get(&REPLICA_SET, key))
+        .filter(|other| other.controller().map(|owner| owner.uid) == owner)
+        .map(|other| other.uid())
+        .filter(|uid| *uid != set.uid());
     let mut crowds = BTreeMap::new();
-    for pod in view.in_namespace(&POD, &set.key().namespace).filter(|pod| is_active(pod)) {
-        if pod.controller().is_some_and(|owner| siblings.contains(&owner.uid)) {
-            *crowds.entry(pod.text("/spec/nodeName").to_owned()).or_default() += 1;
+    for uid in siblings.chain([set.uid()]) {
+        let pods = index.owned(&POD, uid).filter_map(|key| view.get(&POD, key));
+        for pod in pods.filter(|pod| is_active(pod)) {
+            if pod.controller().is_some_and(|owner| owner.uid == uid) {
+                *crowds.entry(pod.text("/spec/nodeName").to_owned()).or_default() += 1;
+            }
         }
     }
     crowds

@@ -34,8 +34,8 @@ type TaintKey = (String, String, String);
 pub struct TaintEviction {
     taints: BTreeMap<TaintKey, Arrival>,
     pods: BTreeMap<ObjectKey, (String, Arrival)>,
-    /// Identity of each pod whose deletion was put off.
-    put_off: BTreeMap<ObjectKey, String>,
+    /// Identity of each pod whose deletion was put off, and until when.
+    put_off: BTreeMap<ObjectKey, (String, Arrival)>,
 }
 
 impl TaintEviction {
@@ -105,7 +105,8 @@ impl TaintEviction {
             .filter_map(|taint| {
                 let key = (node.name().to_owned(), taint.key.clone(), taint.value.clone());
                 let since = self.taints.get(&key).map_or(on_node, |taint| *taint.max(&on_node));
-                match tolerated(&tolerations, taint) {
+                match tolerated(&tolerations, taint, cx.sabotaged(Sabotage::LongestTolerationCounts)) {
+                    Tolerated::ForEver if cx.sabotaged(Sabotage::ToleratingPodsEvicted) => Some(since),
                     Tolerated::ForEver => None,
                     Tolerated::Not => Some(since),
                     Tolerated::For(_) if cx.sabotaged(Sabotage::TolerationSecondsIgnored) => {
@@ -119,7 +120,7 @@ impl TaintEviction {
 
     fn put_back(&mut self, pod: &Arc<Object>) -> Decision {
         let mut decision = Decision::settled();
-        if self.put_off.remove(&pod.key()).is_some_and(|uid| uid == pod.uid()) {
+        if self.put_off.remove(&pod.key()).is_some_and(|(uid, _)| uid == pod.uid()) {
             let message = format!("Cancelling deletion of Pod {}", pod.key());
             decision.writes.push(Write::Event(Note::normal(pod, "TaintManagerEviction", message)));
         }
@@ -153,12 +154,16 @@ impl Controller for TaintEviction {
             return Decision::settled();
         }
         let node = view.get(&NODE, &ObjectKey::new("", pod.text("/spec/nodeName")));
-        let Some(due) = node.and_then(|node| self.due(pod, node, cx)) else {
+        let mut due = node.and_then(|node| self.due(pod, node, cx));
+        if cx.sabotaged(Sabotage::EvictionNotCancelled) {
+            due = due.or(self.put_off.get(&key.object).map(|(_, due)| *due));
+        }
+        let Some(due) = due else {
             return self.put_back(pod);
         };
         let now = nanoseconds(cx.elapsed);
         if due > now {
-            self.put_off.insert(key.object.clone(), pod.uid().to_owned());
+            self.put_off.insert(key.object.clone(), (pod.uid().to_owned(), due));
             let mut decision = Decision::settled();
             let wait = u64::try_from(due - now).unwrap_or(u64::MAX);
             decision.again(Duration::from_nanos(wait));
@@ -203,22 +208,28 @@ enum Tolerated {
     ForEver,
 }
 
-fn tolerated(tolerations: &[Toleration], taint: &Taint) -> Tolerated {
+/// Of several tolerations the shortest counts; `longest` takes the longest: a planted defect.
+fn tolerated(tolerations: &[Toleration], taint: &Taint, longest: bool) -> Tolerated {
     let mut matching = tolerations.iter().filter(|toleration| toleration.tolerates(taint)).peekable();
     if matching.peek().is_none() {
         return Tolerated::Not;
     }
-    let shortest = matching.filter_map(|toleration| toleration.toleration_seconds).min();
-    shortest.map_or(Tolerated::ForEver, |seconds| Tolerated::For(seconds.max(0)))
+    let seconds = matching.filter_map(|toleration| toleration.toleration_seconds);
+    let decisive = if longest { seconds.max() } else { seconds.min() };
+    decisive.map_or(Tolerated::ForEver, |seconds| Tolerated::For(seconds.max(0)))
 }
+
+/// The step of the times in objects: what has one of them may have happened so much later.
+const STAMP_STEP: Arrival = 1_000_000_000;
 
 /// When something arrived that is seen now: now, unless it was there from the start and says since
 /// when. A time in the future is another machine's mistake.
+/// A pod is never deleted before its time, so a stamp counts as the latest time that it may stand for.
 fn arrival(since: Option<Timestamp>, cx: &DecideCx<'_>) -> Arrival {
     let now = nanoseconds(cx.elapsed);
     match since {
         Some(since) if cx.first_sight && since <= cx.now => {
-            now - cx.now.duration_since(since).as_nanos()
+            now.min(now - cx.now.duration_since(since).as_nanos() + STAMP_STEP)
         }
         _ => now,
     }
@@ -277,11 +288,12 @@ mod tests {
     #[test]
     fn a_restart_does_not_begin_anew() {
         for (taint, pod, expected) in [
-            ("taint=hw:NoExecute@-20s", "", "10"),
+            // A second more than the stamps say: they are cut off at whole seconds.
+            ("taint=hw:NoExecute@-20s", "", "11"),
             ("taint=hw:NoExecute@-200s", "", "0"),
             ("taint=hw:NoExecute", "", "30"),
             // A pod that came after the taint has its own time.
-            ("taint=hw:NoExecute@-200s", r#"/status/conditions=[{"type":"PodScheduled","lastTransitionTime":"2023-12-31T23:59:55Z"}]"#, "25"),
+            ("taint=hw:NoExecute@-200s", r#"/status/conditions=[{"type":"PodScheduled","lastTransitionTime":"2023-12-31T23:59:55Z"}]"#, "26"),
             // A time in the future is another clock's mistake.
             ("/spec/taints=[{\"key\":\"hw\",\"effect\":\"NoExecute\",\"timeAdded\":\"2025-01-01T00:00:00Z\"}]", "", "30"),
         ] {

@@ -140,6 +140,16 @@ impl StagedRuntime {
         self.touch();
     }
 
+    /// The disk of a node without power is emptied: no sandboxes, containers or images are left.
+    pub fn lose_disk(&self) {
+        let mut inner = self.lock();
+        inner.sandboxes.clear();
+        inner.containers.clear();
+        inner.pulled.clear();
+        drop(inner);
+        self.touch();
+    }
+
     /// The node starts again; `env` is the new boot's.
     pub fn power_on(&self, env: Env) {
         *self.env.lock().expect("never held over a panic") = env;

@@ -88,3 +88,25 @@ pub(super) async fn a_serializable_read_is_answered_from_one_revision(scratch: S
     equal("the state", shown(&result, scratch.prefix.len()).as_str(), "a=1")?;
     ensure(result.revision >= revision, || format!("its revision is {}", result.revision))
 }
+
+pub(super) async fn a_serializable_read_of_the_past_is_the_past(scratch: Scratch) -> Outcome {
+    let old = scratch.put("a", "1").await?;
+    scratch.put("b", "1").await?;
+    let last = scratch.put("a", "2").await?;
+    let at = |revision| RangeRequest {
+        revision,
+        serializable: true,
+        ..RangeRequest::latest(scratch.everything())
+    };
+    let past = scratch.range(at(old)).await?;
+    equal("the past", shown(&past, scratch.prefix.len()).as_str(), "a=1")?;
+    let asked = last + 1000;
+    let future = scratch.store.range(at(asked)).await.err();
+    equal("the future", future, Some(StoreError::FutureRevision { asked }))?;
+    scratch.compact(last).await?;
+    let gone = scratch.store.range(at(old)).await;
+    let is_told = matches!(&gone, Err(StoreError::Compacted { asked, .. }) if *asked == old);
+    ensure(is_told, || format!("a read at {old} below {last} answers {gone:?}"))?;
+    let kept = scratch.range(at(last)).await?;
+    equal("what is kept", shown(&kept, scratch.prefix.len()).as_str(), "a=2 b=1")
+}

@@ -19,9 +19,12 @@ use super::MemoryConfig;
 use super::mvcc;
 use super::raft::{Access, Command, Raft, Reply};
 use super::watchers::{Waiting, Watcher};
+use super::weather::{LinkTraffic, LinkWeather};
 
 /// A watch opened in the past is told at most so many revisions in one batch, as etcd does.
 const REPLAY_REVISIONS_MAX: usize = 1000;
+/// So often, at one instant, the cluster is asked by no honest run.
+const ASKED_AT_ONCE_MAX: u64 = 5_000_000;
 /// etcd's shortest lease: one and a half election timeouts, in whole seconds.
 const LEASE_TTL_ELECTIONS_MIN: f64 = 1.5;
 
@@ -33,12 +36,25 @@ struct Shared {
     kick: Notify,
     /// Raised with every change of topology or leadership.
     changes: Signal,
+    /// How often something was asked at the last instant.
+    asked: Mutex<(Instant, u64)>,
 }
 
 impl Shared {
     /// Does something to the cluster as of now.
+    ///
+    /// # Panics
+    ///
+    /// If time has long stood still: under a paused clock, who asks again and again without waiting
+    /// would do so for ever, and nobody else would get to end the run.
     fn with<T>(&self, act: impl FnOnce(&mut Raft, Instant) -> T) -> T {
         let now = Instant::now();
+        let at_once = self.count(now);
+        assert!(
+            at_once <= ASKED_AT_ONCE_MAX,
+            "etcd was asked {ASKED_AT_ONCE_MAX} times at one instant: something asks again without \
+             waiting"
+        );
         let mut raft = self.raft.lock().expect("no code panics while it holds the cluster");
         raft.advance(now);
         let next = raft.next_event();
@@ -54,6 +70,16 @@ impl Shared {
             self.changes.raise();
         }
         result
+    }
+
+    /// Counts what is asked at this instant.
+    fn count(&self, now: Instant) -> u64 {
+        let mut asked = self.asked.lock().expect("no code panics while it counts");
+        if asked.0 != now {
+            *asked = (now, 0);
+        }
+        asked.1 += 1;
+        asked.1
     }
 
     /// Lets events happen when they are due.
@@ -75,6 +101,17 @@ async fn until(instant: Option<Instant>) {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
     }
+}
+
+/// What a member holds, as one number (etcd's HashKV).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreHash {
+    /// Equal wherever the same is held.
+    pub hash: u64,
+    /// The revision up to which it was computed.
+    pub revision: i64,
+    /// The revision that the member compacted last.
+    pub compacted: i64,
 }
 
 struct Running {
@@ -100,15 +137,16 @@ impl MemoryCluster {
     /// A cluster.
     pub fn with_config(env: Env, members: usize, config: MemoryConfig) -> Self {
         assert!(members > 0, "a cluster needs a member");
-        let is_lossy = env.sabotaged(Sabotage::AckedWriteLost);
+        let planted = Sabotage::ALL.iter().copied().filter(|known| env.sabotaged(*known)).collect();
         let stream = env.entropy("etcd");
-        let mut raft = Raft::new(config.clone(), members, stream, is_lossy);
+        let mut raft = Raft::new(config.clone(), members, stream, planted);
         raft.reconcile(Instant::now());
         let shared = Arc::new(Shared {
             raft: Mutex::new(raft),
             config,
             kick: Notify::new(),
             changes: Signal::default(),
+            asked: Mutex::new((Instant::now(), 0)),
         });
         let driven = shared.clone();
         let driver = env.spawn(async move { driven.drive().await });
@@ -129,6 +167,60 @@ impl MemoryCluster {
     /// Opens or cuts the way from one member to another; the way back is another link.
     pub fn set_link(&self, from: usize, to: usize, is_open: bool) {
         self.running.shared.with(|raft, now| raft.set_link(from, to, is_open, now));
+    }
+
+    /// Changes the weather from one member to another; the way back is another link.
+    pub fn set_weather(&self, from: usize, to: usize, weather: LinkWeather) {
+        self.running.shared.with(|raft, now| raft.set_weather((from, to), weather, now));
+    }
+
+    /// What went from one member to another while the weather was bad there, since the beginning.
+    pub fn traffic(&self, from: usize, to: usize) -> LinkTraffic {
+        let read = |raft: &mut Raft, _| raft.traffic.get(&(from, to)).copied();
+        self.running.shared.with(read).unwrap_or_default()
+    }
+
+    /// Breaks the open connections between two members; answers how many there were.
+    pub fn reset(&self, one: usize, other: usize) -> u64 {
+        self.running.shared.with(|raft, now| raft.reset(one, other, now))
+    }
+
+    /// Empties the disk of a member that is down. When it starts again it is removed, and a new one
+    /// joins. Refused if committed writes would be lost with it.
+    pub fn lose_disk(&self, index: usize) -> Result<(), StoreError> {
+        self.running.shared.with(|raft, now| raft.lose_disk(index, now))
+    }
+
+    /// Hands the leadership to a member that keeps up with the leader.
+    pub fn move_leader(&self, index: usize) -> Result<(), StoreError> {
+        self.running.shared.with(|raft, now| raft.move_leader(index, now))
+    }
+
+    /// The revision that a member compacted last; `None` if it is down or frozen.
+    pub fn compacted(&self, index: usize) -> Option<i64> {
+        self.running.shared.with(|raft, _| match raft.status(index) {
+            Access::Granted(_) => Some(raft.members[index].compacted),
+            _ => None,
+        })
+    }
+
+    /// What a member holds up to a revision (0 for its newest), as one number.
+    pub fn hash(&self, index: usize, revision: i64) -> Result<StoreHash, StoreError> {
+        self.running.shared.with(|raft, _| {
+            let Access::Granted(status) = raft.status(index) else {
+                return Err(StoreError::Unavailable("the member does not answer".to_owned()));
+            };
+            let compacted = raft.members[index].compacted;
+            if revision > status.revision {
+                return Err(StoreError::FutureRevision { asked: revision });
+            }
+            if revision > 0 && revision < compacted {
+                return Err(StoreError::Compacted { asked: revision, oldest: compacted });
+            }
+            let revision = if revision > 0 { revision } else { status.revision };
+            let hash = raft.mvcc.hash(revision, compacted);
+            Ok(StoreHash { hash, revision, compacted })
+        })
     }
 
     /// Starts or crashes a member. Its disk stays.
@@ -226,18 +318,31 @@ impl MemberStore {
 
     /// Waits until the member has applied all that was committed when the wait began.
     async fn linearize(&self, deadline: Instant) -> Result<(), StoreError> {
+        if self.running.env.sabotaged(Sabotage::ReadNotConfirmed) {
+            return Ok(());
+        }
         loop {
-            let begin = |raft: &mut Raft, _| raft.begin_read(self.index);
+            let seen = self.shared().changes.count();
+            let begin = |raft: &mut Raft, now| raft.begin_read(self.index, now);
             let ticket = self.admitted(deadline, begin).await.map_err(read_error)?;
-            pause(ticket.latency).await;
+            let late = || StoreError::Unavailable("request timed out".to_owned());
+            timeout_at(deadline, pause(ticket.latency)).await.map_err(|_| late())?;
+            let hop = Duration::from_micros(self.shared().config.hop_us.1);
             while self.shared().with(|raft, _| {
                 raft.is_confirmed(self.index, &ticket) && !raft.has_applied(self.index, &ticket)
             }) {
-                pause(Duration::from_micros(self.shared().config.hop_us.1)).await;
+                if Instant::now() >= deadline {
+                    return Err(late());
+                }
+                // What is long on its way need not be looked for so often.
+                pause(hop.max(ticket.latency / 16)).await;
             }
             if self.shared().with(|raft, _| raft.is_confirmed(self.index, &ticket)) {
                 return Ok(());
             }
+            // Without a majority no answer comes, however often one asks: something must change.
+            let changed = timeout_at(deadline, self.shared().changes.after(seen)).await;
+            changed.map_err(|_| late())?;
         }
     }
 
@@ -407,9 +512,11 @@ impl Store for MemberStore {
     }
 
     async fn lease_keep_alive(&self, lease: i64) -> Result<i64, StoreError> {
-        let begin = |raft: &mut Raft, _| raft.begin_read(self.index);
-        let ticket = self.admitted(self.deadline(), begin).await?;
-        pause(ticket.latency).await;
+        let begin = |raft: &mut Raft, now| raft.begin_read(self.index, now);
+        let deadline = self.deadline();
+        let ticket = self.admitted(deadline, begin).await?;
+        let late = |_| StoreError::Unknown("request timed out".to_owned());
+        timeout_at(deadline, pause(ticket.latency)).await.map_err(late)?;
         self.shared().with(|raft, now| match raft.is_confirmed(self.index, &ticket) {
             true => raft.keep_alive(lease, now),
             false => Err(StoreError::Unknown("the connection was lost".to_owned())),

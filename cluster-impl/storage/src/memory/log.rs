@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use env::Sabotage;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::{MemberStatus, StoreError};
 
-use super::raft::{Access, Command, Committed, Entry, Event, Raft, ReadTicket, Reply, number};
+use super::raft::{Access, Command, Committed, Entry, Event, Raft, ReadTicket, Reply, Standing};
 
 impl Raft {
     // The log.
@@ -40,11 +41,25 @@ impl Raft {
             return;
         }
         // The answers of enough followers to make a quorum with the leader.
-        let mut answers: Vec<Duration> =
-            (1..self.members.len()).map(|_| self.hop() + self.hop()).collect();
+        let followers = self.followers(leader);
+        let mut answers: Vec<Duration> = Vec::new();
+        for member in (0..self.members.len()).filter(|member| *member != leader) {
+            let there = self.way((leader, member), now);
+            let answer = there + self.way((member, leader), now + there);
+            if followers.contains(&member) && self.members[member].standing == Standing::Voter {
+                answers.push(answer);
+            }
+        }
         answers.sort();
-        let at = now + answers[self.quorum() - 2];
-        self.schedule(at, Event::Acknowledged { leader, term, index });
+        // If there are too few, those who come into contact later answer then.
+        let needed = self.quorum() - 1;
+        let at = match needed.checked_sub(1) {
+            None => Some(Duration::ZERO),
+            Some(last) => answers.get(last).copied(),
+        };
+        if let Some(at) = at {
+            self.schedule(now + at, Event::Acknowledged { leader, term, index });
+        }
     }
 
     fn committed(&self) -> u64 {
@@ -59,27 +74,31 @@ impl Raft {
             return;
         }
         // Only entries of its own term tell a leader that those before them are committed.
-        let is_own = self.members[leader]
-            .tail
-            .iter()
-            .any(|entry| entry.index == index && entry.term == term);
+        let tail = &self.members[leader].tail;
+        let place = tail.partition_point(|entry| entry.index < index);
+        let is_own =
+            tail.get(place).is_some_and(|entry| entry.index == index && entry.term == term);
         let followers = self.followers(leader);
-        let holders =
-            followers.iter().filter(|member| self.members[**member].last.1 >= index).count();
+        let holders = followers.iter().filter(|member| {
+            let member = &self.members[**member];
+            member.standing == Standing::Voter && member.last.1 >= index
+        });
+        let holders = holders.count();
         if !is_own || holders < self.quorum() {
             return;
         }
-        let tail = self.members[leader].tail.clone();
-        for entry in tail.iter().filter(|entry| entry.index <= index) {
+        let entries = tail[..=place].to_vec();
+        for entry in entries {
             if entry.index > self.committed() {
-                self.commit(entry, now);
+                self.commit(&entry, now);
             }
         }
         self.apply(leader, index);
         for follower in followers {
             if follower != leader {
-                let hop = self.hop();
-                self.schedule(now + hop, Event::Told { member: follower });
+                let hop = self.way((leader, follower), now);
+                let upto = self.members[leader].applied;
+                self.schedule(now + hop, Event::Told { member: follower, upto });
             }
         }
     }
@@ -111,16 +130,24 @@ impl Raft {
                 self.has_changed = true;
                 Ok(Reply::Done)
             }
+            change @ (Command::Replace(_) | Command::Promote(_)) => {
+                self.change_membership(change, now);
+                Ok(Reply::Done)
+            }
         };
         let (revision, compacted) = (self.mvcc.revision(), self.mvcc.compacted());
         let origin = entry.origin;
         self.log.push_back(Committed { origin, reply, record, revision, compacted });
     }
 
-    pub(super) fn told(&mut self, index: usize) {
+    pub(super) fn told(&mut self, index: usize, upto: u64) {
         let Some(leader) = self.members[index].leader else { return };
-        if leader != index && self.is_leading(leader) && self.are_connected(index, leader) {
-            self.apply(index, self.members[leader].applied);
+        if leader != index
+            && self.is_leading(leader)
+            && self.are_connected(index, leader)
+            && self.members[index].has_data()
+        {
+            self.apply(index, upto.min(self.members[leader].applied));
         }
     }
 
@@ -146,17 +173,43 @@ impl Raft {
             }
         }
         let applied = member.applied;
-        member.tail.retain(|entry| entry.index > applied);
+        let kept = member.tail.partition_point(|entry| entry.index <= applied);
+        member.tail.drain(..kept);
         let has_compacted = member.compacted != was_compacted;
-        let slowest = self.members.iter().map(|member| member.applied).min().unwrap_or(0);
+        self.trim();
+        if has_compacted {
+            let holding = self.members.iter().filter(|member| member.has_data());
+            let oldest = holding.map(|member| member.compacted).min().unwrap_or(0);
+            let drops_live = self.planted.contains(&Sabotage::CompactionDropsLive);
+            self.mvcc.purge(oldest, drops_live);
+        }
+    }
+
+    /// Forgets the entries that every member with a log has applied: others get a snapshot.
+    pub(super) fn trim(&mut self) {
+        let holding = self.members.iter().filter(|member| member.has_data());
+        let slowest = holding.map(|member| member.applied).min().unwrap_or(0);
         while self.first <= slowest && !self.log.is_empty() {
             self.log.pop_front();
             self.first += 1;
         }
-        if has_compacted {
-            let oldest = self.members.iter().map(|member| member.compacted).min().unwrap_or(0);
-            self.mvcc.purge(oldest);
-        }
+    }
+
+    /// Makes a member the leader of a term.
+    pub(super) fn lead(&mut self, index: usize, term: u64, now: Instant) {
+        let member = &mut self.members[index];
+        member.term = term;
+        member.is_leader = true;
+        member.leader = Some(index);
+        member.alone_since = None;
+        // As etcd does when a lessor is promoted: every lease starts its time anew.
+        let leases = self.mvcc.leases().iter();
+        self.lease_deadlines = leases
+            .map(|(id, lease)| (*id, now + Duration::from_secs(lease.ttl_s.unsigned_abs())))
+            .collect();
+        self.reconcile(now);
+        self.append(index, None, Command::Elected, now);
+        self.arm_leases(now);
     }
 
     // Leases.
@@ -197,6 +250,8 @@ impl Raft {
         match member.leader {
             _ if !member.is_up => Access::Down,
             _ if member.is_frozen => Access::Frozen,
+            // A member that has not joined yet serves no clients.
+            _ if member.standing != Standing::Voter => Access::Down,
             Some(leader) if self.is_leading(leader) && self.are_connected(index, leader) => {
                 Access::Granted(leader)
             }
@@ -226,7 +281,7 @@ impl Raft {
         if leader == index {
             self.append(leader, Some(origin), command.clone(), now);
         } else {
-            let hop = self.hop();
+            let hop = self.way((index, leader), now);
             let command = command.clone();
             self.schedule(now + hop, Event::Forwarded { leader, origin, command });
         }
@@ -240,7 +295,7 @@ impl Raft {
 
     /// Begins a linearizable read: the leader notes how far it has come, then asks a quorum whether
     /// it still leads.
-    pub(super) fn begin_read(&mut self, index: usize) -> Access<ReadTicket> {
+    pub(super) fn begin_read(&mut self, index: usize, now: Instant) -> Access<ReadTicket> {
         let leader = match self.access(index) {
             Access::Granted(leader) => leader,
             Access::Down => return Access::Down,
@@ -252,9 +307,11 @@ impl Raft {
         if self.members[leader].tail.iter().any(is_new) {
             return Access::NoLeader;
         }
-        let mut latency = self.hop() + self.hop();
+        let followers = self.followers(leader);
+        let mut latency = self.round(leader, &followers, now);
         if leader != index {
-            latency += self.hop() + self.hop();
+            let there = self.way((index, leader), now);
+            latency += there + self.way((leader, index), now + there);
         }
         let (term, applied) = (self.members[leader].term, self.members[leader].applied);
         Access::Granted(ReadTicket { leader, term, index: applied, latency })
@@ -266,7 +323,7 @@ impl Raft {
         self.is_leading(ticket.leader)
             && leader.term == ticket.term
             && self.are_connected(index, ticket.leader)
-            && self.followers(ticket.leader).len() >= self.quorum()
+            && self.voting(&self.followers(ticket.leader)) >= self.quorum()
     }
 
     /// Whether the member has applied what the read must see.
@@ -297,9 +354,12 @@ impl Raft {
         if member.is_frozen {
             return Access::Frozen;
         }
+        if member.standing != Standing::Voter {
+            return Access::Down;
+        }
         Access::Granted(MemberStatus {
-            member: number(index),
-            leader: member.leader.map_or(0, number),
+            member: member.id,
+            leader: member.leader.map_or(0, |leader| self.members[leader].id),
             term: member.term,
             revision: member.revision,
         })

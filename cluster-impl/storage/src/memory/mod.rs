@@ -3,18 +3,22 @@
 //! Deterministic under a paused clock: latencies and election timeouts come from [`Env::entropy`].
 //! All members share one committed log and one history of versions; they differ in how far they have
 //! applied it, so a member that was cut off reads, and watches, the past until it has caught up.
+//! A member whose disk was lost is removed when it starts again, and a new one joins in its place.
 
 mod cluster;
 mod log;
+mod membership;
 mod mvcc;
 mod raft;
 #[cfg(test)]
 mod tests;
 mod watchers;
+mod weather;
 
 use std::time::Duration;
 
-pub use cluster::MemoryCluster;
+pub use cluster::{MemoryCluster, StoreHash};
+pub use weather::{LinkTraffic, LinkWeather};
 
 /// What can be set about a [`MemoryCluster`].
 #[derive(Debug, Clone)]

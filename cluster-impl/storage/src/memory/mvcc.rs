@@ -293,18 +293,48 @@ impl Mvcc {
         Ok(())
     }
 
-    /// Frees the versions that a read at `revision` or later cannot see.
-    pub(super) fn purge(&mut self, revision: i64) {
+    /// Frees the versions that a read at `revision` or later cannot see. `drops_live` takes the one
+    /// that such a read sees as well: a planted defect.
+    pub(super) fn purge(&mut self, revision: i64, drops_live: bool) {
         let kept = self.history.partition_point(|record| record.revision < revision);
         self.history.drain(..kept);
         self.keys.retain(|_, versions| {
             let seen = versions.partition_point(|version| version.kv.mod_revision <= revision);
             if seen > 0 {
                 let is_gone = versions[seen - 1].is_tombstone;
-                versions.drain(..if is_gone { seen } else { seen - 1 });
+                versions.drain(..if is_gone || drops_live { seen } else { seen - 1 });
             }
             !versions.is_empty()
         });
+    }
+
+    /// One number for all that is held of the revisions from `compacted` up to `revision` (FNV-1a), as
+    /// etcd's HashKV: whatever the purge has left behind of older versions does not count.
+    pub(super) fn hash(&self, revision: i64, compacted: i64) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut add = |bytes: &[u8]| {
+            for byte in bytes {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        };
+        for (key, versions) in &self.keys {
+            let seen = versions.partition_point(|version| version.kv.mod_revision <= compacted);
+            let is_gone = seen > 0 && versions[seen - 1].is_tombstone;
+            let first = if seen == 0 || is_gone { seen } else { seen - 1 };
+            let held = versions[first..].iter();
+            for version in held.take_while(|version| version.kv.mod_revision <= revision) {
+                let kv = &version.kv;
+                add(&(key.len() as u64).to_le_bytes());
+                add(key);
+                add(&(kv.value.len() as u64).to_le_bytes());
+                add(&kv.value);
+                for number in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
+                    add(&number.to_le_bytes());
+                }
+                add(&[u8::from(version.is_tombstone)]);
+            }
+        }
+        hash
     }
 
     pub(super) fn grant(&mut self, lease: i64, ttl_s: i64) {
@@ -391,12 +421,26 @@ mod tests {
         let mut store = sample();
         let before: Vec<String> = (5..=6).map(|revision| read(&store, revision)).collect();
         store.compact(5).expect("within the history");
-        store.purge(5);
+        store.purge(5, false);
         let after: Vec<String> = (5..=6).map(|revision| read(&store, revision)).collect();
         assert_eq!(before, after);
         let versions: usize = store.keys.values().map(Vec::len).sum();
         assert_eq!(versions, 2, "a@4 and b@6");
         assert_eq!(store.history_from(1).map(|record| record.revision).collect::<Vec<_>>(), [5, 6]);
+    }
+
+    #[test]
+    fn the_hash_tells_states_apart_and_not_how_far_they_were_purged() {
+        let (mut store, other) = (sample(), sample());
+        let hashes: Vec<u64> = (1..=6).map(|revision| store.hash(revision, 0)).collect();
+        for (at, hash) in hashes.iter().enumerate() {
+            assert_eq!(*hash, other.hash(at as i64 + 1, 0));
+            assert!(!hashes[..at].contains(hash), "revision {} looks like an older one", at + 1);
+        }
+        assert_ne!(store.hash(6, 0), store.hash(6, 5), "a compaction shows");
+        store.compact(5).expect("within the history");
+        store.purge(5, false);
+        assert_eq!(store.hash(6, 5), other.hash(6, 5), "whether it was purged yet does not");
     }
 
     #[test]

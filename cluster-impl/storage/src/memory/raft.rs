@@ -7,11 +7,13 @@
 //! if a later leader has it. Two members talk only while both directions between them are open, as
 //! over TCP; what was sent just before in a direction that is still open does arrive.
 //! Elections are preceded by etcd's pre-vote: who cannot win does not raise its term.
+//! A change of membership is an entry of the log, and one at a time: old and new majorities meet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use env::Sabotage;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::oneshot;
@@ -22,6 +24,7 @@ use crate::{StoreError, Txn, TxnResult};
 use super::MemoryConfig;
 use super::mvcc::{Mvcc, Record};
 use super::watchers::Watchers;
+use super::weather::{LinkTraffic, Way};
 
 /// What the log holds.
 #[derive(Debug, Clone)]
@@ -36,6 +39,10 @@ pub(super) enum Command {
     Revoke(i64),
     /// A new leader's first entry: it commits what earlier terms left.
     Elected,
+    /// This member, whose disk was lost, is no member any more; a new one takes its place and learns.
+    Replace(usize),
+    /// This member has learnt enough to vote.
+    Promote(usize),
 }
 
 /// What a command answered.
@@ -65,8 +72,24 @@ pub(super) struct Committed {
     pub(super) compacted: i64,
 }
 
+/// What a member is to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// One of those whose majority decides.
+    Voter,
+    /// Still counted among the voters, but its disk is empty: it takes no part.
+    Lost,
+    /// A new member without data.
+    Empty,
+    /// A new member that follows the leader and does not count yet.
+    Learner,
+}
+
 /// One member.
 pub(super) struct Member {
+    /// Never used again once the member was replaced.
+    pub(super) id: u64,
+    pub(super) standing: Standing,
     pub(super) is_up: bool,
     pub(super) is_frozen: bool,
     pub(super) term: u64,
@@ -100,7 +123,15 @@ pub(super) enum Event {
     /// The answers of the followers reach the leader.
     Acknowledged { leader: usize, term: u64, index: u64 },
     /// A follower hears how far the leader has committed.
-    Told { member: usize },
+    Told { member: usize, upto: u64 },
+    /// The packets that a bad link carries even when nothing is written.
+    Beat { from: usize, to: usize, epoch: u64 },
+    /// Stalled packets get through again.
+    Flows,
+    /// A member that is none yet takes its next step.
+    Join { member: usize },
+    /// What the leader had is at a new member.
+    Snapshot { member: usize, leader: usize, term: u64, epoch: u64 },
     /// A leader has not heard from a quorum for an election timeout.
     StepDown { member: usize, epoch: u64 },
     /// A member has not heard from a leader for its election timeout.
@@ -137,6 +168,12 @@ pub(super) struct Raft {
     pub(super) members: Vec<Member>,
     /// `links[from][to]`: whether messages get through.
     pub(super) links: Vec<Vec<bool>>,
+    /// What the network does to messages, where it does anything.
+    pub(super) weather: BTreeMap<(usize, usize), Way>,
+    /// What went over the ways while the weather was bad.
+    pub(super) traffic: BTreeMap<(usize, usize), LinkTraffic>,
+    pub(super) weather_epoch: u64,
+    pub(super) last_id: u64,
     pub(super) mvcc: Mvcc,
     /// The committed log; `first` is the index of its first entry.
     pub(super) log: VecDeque<Committed>,
@@ -148,6 +185,8 @@ pub(super) struct Raft {
     pub(super) lease_epoch: u64,
     /// Whether somebody who waits for a leader or a thaw should look again.
     pub(super) has_changed: bool,
+    /// Planted defects that are switched on.
+    pub(super) planted: Vec<Sabotage>,
 }
 
 impl Raft {
@@ -155,9 +194,11 @@ impl Raft {
         config: MemoryConfig,
         members: usize,
         stream: ChaCha8Rng,
-        is_lossy: bool,
+        planted: Vec<Sabotage>,
     ) -> Self {
-        let member = || Member {
+        let member = |index: usize| Member {
+            id: index as u64 + 1,
+            standing: Standing::Voter,
             is_up: true,
             is_frozen: false,
             term: 1,
@@ -178,9 +219,13 @@ impl Raft {
         };
         Self {
             config,
-            members: (0..members).map(|_| member()).collect(),
+            members: (0..members).map(member).collect(),
             links: vec![vec![true; members]; members],
-            mvcc: Mvcc::new(is_lossy),
+            weather: BTreeMap::new(),
+            traffic: BTreeMap::new(),
+            weather_epoch: 0,
+            last_id: members as u64,
+            mvcc: Mvcc::new(planted.contains(&Sabotage::AckedWriteLost)),
             log: VecDeque::new(),
             first: 1,
             queue: BTreeMap::new(),
@@ -189,6 +234,7 @@ impl Raft {
             lease_deadlines: BTreeMap::new(),
             lease_epoch: 0,
             has_changed: false,
+            planted,
         }
     }
 
@@ -216,14 +262,30 @@ impl Raft {
     fn happen(&mut self, event: Event, now: Instant) {
         match event {
             Event::Forwarded { leader, origin, command } => {
-                if self.is_leading(leader) && self.are_connected(origin.0, leader) {
+                let stalled_until = self.is_stalled(origin.0, leader);
+                if !self.is_leading(leader) || !self.are_joined(origin.0, leader) {
+                    return;
+                }
+                if let Some(at) = stalled_until.filter(|at| *at > now) {
+                    // TCP sends it again when packets get through.
+                    self.schedule(at, Event::Forwarded { leader, origin, command });
+                } else {
                     self.append(leader, Some(origin), command, now);
                 }
             }
             Event::Acknowledged { leader, term, index } => {
                 self.acknowledged(leader, term, index, now);
             }
-            Event::Told { member } => self.told(member),
+            Event::Told { member, upto } => self.told(member, upto),
+            Event::Beat { from, to, epoch } => self.beat((from, to), epoch, now),
+            Event::Flows => {
+                self.clear_stalls(now);
+                self.reconcile(now);
+            }
+            Event::Join { member } => self.join(member, now),
+            Event::Snapshot { member, leader, term, epoch } => {
+                self.snapshot(member, (leader, term), epoch, now);
+            }
             Event::StepDown { member, epoch } => {
                 if self.members[member].epoch == epoch {
                     self.members[member].is_timed = false;
@@ -247,10 +309,18 @@ impl Raft {
         self.members[member].is_up && !self.members[member].is_frozen
     }
 
-    pub(super) fn are_connected(&self, one: usize, other: usize) -> bool {
+    /// Whether there is a connection, even if nothing gets through for a while.
+    fn are_joined(&self, one: usize, other: usize) -> bool {
         self.is_awake(one)
             && self.is_awake(other)
             && (one == other || (self.links[one][other] && self.links[other][one]))
+    }
+
+    /// Whether the two hear of each other.
+    pub(super) fn are_connected(&self, one: usize, other: usize) -> bool {
+        let is_stalled =
+            || self.is_stalled(one, other).is_some() || self.is_stalled(other, one).is_some();
+        self.are_joined(one, other) && (self.weather.is_empty() || !is_stalled())
     }
 
     pub(super) fn is_leading(&self, member: usize) -> bool {
@@ -258,7 +328,12 @@ impl Raft {
     }
 
     pub(super) fn quorum(&self) -> usize {
-        self.members.len() / 2 + 1
+        self.members.iter().filter(|member| member.is_counted()).count() / 2 + 1
+    }
+
+    /// How many of these vote.
+    pub(super) fn voting(&self, members: &[usize]) -> usize {
+        members.iter().filter(|member| self.members[**member].standing == Standing::Voter).count()
     }
 
     /// Those in contact with `leader` that accept it, itself included.
@@ -272,15 +347,6 @@ impl Raft {
         (0..self.members.len())
             .filter(|member| follows(*member) && self.are_connected(leader, *member))
             .collect()
-    }
-
-    /// One way between two members.
-    pub(super) fn hop(&mut self) -> Duration {
-        if self.members.len() == 1 {
-            return Duration::ZERO;
-        }
-        let (least, most) = self.config.hop_us;
-        Duration::from_micros(self.stream.random_range(least..=most))
     }
 
     fn election_timeout(&mut self) -> Duration {
@@ -336,6 +402,12 @@ impl Raft {
                 self.members[index].has_contact = false;
                 continue;
             }
+            if self.members[index].standing != Standing::Voter {
+                self.schedule(now, Event::Join { member: index });
+            }
+            if !self.members[index].has_data() {
+                continue;
+            }
             let rival = self.leader_in_contact(index);
             if rival.is_some_and(|rival| self.members[rival].term > self.members[index].term) {
                 self.members[index].is_leader = false;
@@ -366,7 +438,7 @@ impl Raft {
             .max_by_key(|other| self.members[*other].term)
     }
 
-    fn follow(&mut self, index: usize, leader: usize, now: Instant) {
+    pub(super) fn follow(&mut self, index: usize, leader: usize, now: Instant) {
         let term = self.members[leader].term;
         let (tail, last) = (self.members[leader].tail.clone(), self.members[leader].last);
         let member = &mut self.members[index];
@@ -381,8 +453,9 @@ impl Raft {
         member.alone_since = None;
         member.tail = tail;
         member.last = last;
-        let (there, back) = (self.hop(), self.hop());
-        self.schedule(now + there, Event::Told { member: index });
+        let upto = self.members[leader].applied;
+        let (there, back) = (self.way((leader, index), now), self.way((index, leader), now));
+        self.schedule(now + there, Event::Told { member: index, upto });
         let answered = Event::Acknowledged { leader, term, index: last.1 };
         self.schedule(now + there + back, answered);
     }
@@ -406,7 +479,7 @@ impl Raft {
     }
 
     fn check_quorum(&mut self, index: usize, now: Instant) {
-        let has_quorum = self.followers(index).len() >= self.quorum();
+        let has_quorum = self.voting(&self.followers(index)) >= self.quorum();
         let election = self.config.election;
         let member = &mut self.members[index];
         if has_quorum {
@@ -448,7 +521,11 @@ impl Raft {
             let is_free = member
                 .alone_since
                 .is_some_and(|since| since + self.config.election <= now || member.term == 1);
-            self.are_connected(index, voter) && !member.is_leader && is_free && last >= member.last
+            member.standing == Standing::Voter
+                && self.are_connected(index, voter)
+                && !member.is_leader
+                && is_free
+                && last >= member.last
         };
         (0..self.members.len()).filter(|voter| *voter == index || would_vote(*voter)).collect()
     }
@@ -460,11 +537,20 @@ impl Raft {
         self.members[index].is_timed = false;
         self.members[index].leader = None;
         self.has_changed = true;
-        if self.voters(index, now).len() < self.quorum() {
+        if self.members[index].standing != Standing::Voter {
+            return;
+        }
+        let voters = self.voters(index, now);
+        if voters.len() < self.quorum() {
             self.arm_election(index, now);
             return;
         }
-        let answers = self.hop() + self.hop();
+        let answers = self.round(index, &voters, now);
+        if answers >= self.config.election {
+            // The votes would come after the candidate has given up and begun anew.
+            self.arm_election(index, now);
+            return;
+        }
         let member = &mut self.members[index];
         member.epoch += 1;
         member.is_timed = true;
@@ -482,24 +568,9 @@ impl Raft {
             self.arm_election(index, now);
             return;
         }
-        let term = voters.iter().map(|voter| self.members[*voter].term).max().unwrap_or(0) + 1;
-        let member = &mut self.members[index];
-        member.term = term;
-        member.is_leader = true;
-        member.leader = Some(index);
-        member.alone_since = None;
-        // As etcd does when a lessor is promoted: every lease starts its time anew.
-        let leases = self.mvcc.leases().iter();
-        self.lease_deadlines = leases
-            .map(|(id, lease)| (*id, now + Duration::from_secs(lease.ttl_s.unsigned_abs())))
-            .collect();
-        self.reconcile(now);
-        self.append(index, None, Command::Elected, now);
-        self.arm_leases(now);
+        let step = u64::from(!self.planted.contains(&Sabotage::TermUsedTwice));
+        let known = voters.iter().map(|voter| self.members[*voter].term).max().unwrap_or(0);
+        let term = (known + step).max(2);
+        self.lead(index, term, now);
     }
-}
-
-/// A member's id: 0 means nobody.
-pub(super) fn number(index: usize) -> u64 {
-    index as u64 + 1
 }

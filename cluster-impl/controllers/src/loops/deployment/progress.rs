@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use env::Timestamp;
+use env::{Sabotage, Timestamp};
 use machinery::kinds::DEPLOYMENT;
 use machinery::{Condition, Object, conditions};
 use serde_json::{Value, json};
@@ -22,6 +22,11 @@ impl Rollout<'_> {
         let mut object = Object::clone(self.deployment);
         let before = self.deployment.get("/status").cloned().unwrap_or_else(|| json!({}));
         let mut status = self.counts();
+        if cx.sabotaged(Sabotage::ObservedGenerationStuck)
+            && let Some(seen) = before.get("observedGeneration")
+        {
+            status["observedGeneration"] = seen.clone();
+        }
         for kept in ["collisionCount", "conditions"] {
             if let Some(value) = before.get(kept) {
                 status[kept] = value.clone();
