@@ -19,6 +19,7 @@ async fn hour(replicas: u32) {
     let spec = ClusterSpec {
         control_planes: 3,
         workers: 3,
+        zones: 1,
         parameters: Parameters::default(),
         sabotages: Vec::new(),
     };

@@ -8,11 +8,12 @@ use env::{Env, Gate};
 use kubelet::MachineFacts;
 use kubelet::runtimes::staged::Answers;
 use shakedown_core::lever::Component;
-use shakedown_core::target::Role;
+use shakedown_core::target::{ClusterSpec, Role, ZONE_LABEL};
 
 use crate::link::Link;
 use crate::node::{Life, Node};
 use crate::observe;
+use crate::operator;
 use crate::world::World;
 
 impl World {
@@ -37,6 +38,7 @@ impl World {
             Component::KubeControllerManager => self.launch_controllers(node, &mut life),
             Component::KubeScheduler => self.launch_scheduler(node, &mut life),
             Component::Kubelet => self.launch_kubelet(node, &mut life),
+            Component::Operator => self.launch_operator(node, &mut life),
         }
         life
     }
@@ -55,9 +57,14 @@ impl World {
     }
 
     fn launch_controllers(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
-        let client = self.client(node, &User::new("system:kube-controller-manager", &[]));
+        let user = User::new("system:kube-controller-manager", &[]);
+        let client = self.client(node, Component::KubeControllerManager, &user);
         let identity = format!("{}_{}", node.name(), life.env.uid());
         let mut config = controllers::Config::new(&identity);
+        // The documented range has room for 256 nodes.
+        if self.names(Role::Worker).len() > 200 {
+            config.cluster_cidr = "10.0.0.0/8".to_owned();
+        }
         config.node_monitor_period = self.parameters.monitor;
         config.node_monitor_grace_period = self.parameters.grace;
         self.elect(&mut config.elector);
@@ -65,7 +72,8 @@ impl World {
     }
 
     fn launch_scheduler(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
-        let client = self.client(node, &User::new("system:kube-scheduler", &[]));
+        let user = User::new("system:kube-scheduler", &[]);
+        let client = self.client(node, Component::KubeScheduler, &user);
         let identity = format!("{}_{}", node.name(), life.env.uid());
         let mut config = scheduler::Config::new(&identity);
         self.elect(&mut config.elector);
@@ -81,32 +89,71 @@ impl World {
     fn launch_kubelet(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
         let Some(runtime) = node.runtime.clone() else { return };
         let user = User::new(&format!("system:node:{}", node.name()), &["system:nodes"]);
-        let client = self.client(node, &user);
+        let client = self.client(node, Component::Kubelet, &user);
         let machine = MachineFacts::simulated(node.name(), node.lock().boots);
         let mut config = kubelet::Config::new(node.name(), &node.fact.address, machine);
         config.heartbeat = self.parameters.heartbeat;
+        let spread = ClusterSpec { zones: self.zones, ..ClusterSpec::default() };
+        if let Some(zone) = spread.zone_of(node.index) {
+            config.node_labels.insert(ZONE_LABEL.to_owned(), zone);
+        }
         life.health = Some(config.health.clone());
         run(life, kubelet::run(life.env.clone(), client, runtime, config));
     }
 
-    /// A client on a node: it asks the API server of its own node first, or that of its turn.
-    fn client(self: &Arc<Self>, node: &Arc<Node>, user: &User) -> ApiClient {
-        let servers = self.names(Role::ControlPlane);
+    fn launch_operator(self: &Arc<Self>, node: &Arc<Node>, life: &mut Life) {
+        let Some(operator) = &self.operator else { return };
+        let user = operator::user();
+        let links = self.in_turn(node).into_iter();
+        let links = links.map(|to| self.link(node.name(), &to, Some(Component::Operator), &user));
+        run(life, operator.main(operator::client(links.collect())));
+    }
+
+    /// The API servers as a component of a node asks them: that of its own node first, or of its turn.
+    fn in_turn(&self, node: &Node) -> Vec<String> {
+        let mut servers = self.names(Role::ControlPlane);
         let first = node.index % servers.len();
-        let in_turn = servers.iter().cycle().skip(first).take(servers.len());
-        ApiClient::new(in_turn.map(|to| self.kube_client(node.name(), to, user)).collect())
+        servers.rotate_left(first);
+        servers
+    }
+
+    /// A component's client: it asks the API server of its own node first, or that of its turn.
+    fn client(self: &Arc<Self>, node: &Arc<Node>, component: Component, user: &User) -> ApiClient {
+        let servers = self.in_turn(node).into_iter();
+        let clients = servers.map(|to| self.way(node.name(), &to, Some(component), user));
+        ApiClient::new(clients.collect())
     }
 
     /// A client of one API server.
     pub(crate) fn kube_client(self: &Arc<Self>, from: &str, to: &str, user: &User) -> kube::Client {
-        let link = Link {
+        self.way(from, to, None, user)
+    }
+
+    fn way(
+        self: &Arc<Self>,
+        from: &str,
+        to: &str,
+        component: Option<Component>,
+        user: &User,
+    ) -> kube::Client {
+        kube::Client::new(self.link(from, to, component, user), "default")
+    }
+
+    fn link(
+        self: &Arc<Self>,
+        from: &str,
+        to: &str,
+        component: Option<Component>,
+        user: &User,
+    ) -> Link {
+        Link {
             world: self.clone(),
             from: from.to_owned(),
             to: to.to_owned(),
+            component,
             user: user.clone(),
-            idle: std::sync::Arc::default(),
-        };
-        kube::Client::new(link, "default")
+            wire: self.wires.open(from, to),
+        }
     }
 
     /// The surroundings of a component's process.

@@ -7,15 +7,21 @@
 //! task belongs to the world or to a simulated process.
 
 mod components;
+mod levers;
 mod limits;
 mod link;
+mod meddle;
 mod net;
 mod node;
 mod observe;
+mod operator;
 mod probes;
 mod supervisor;
 mod target;
+mod watching;
+mod wire;
 mod world;
 
 pub use limits::{LimitReached, RunLimits, run, run_within};
-pub use target::SimTarget;
+pub use operator::Operator;
+pub use target::{SimTarget, sabotages};

@@ -151,6 +151,11 @@ impl Meter {
         }
     }
 
+    /// How many requests there were.
+    pub(crate) fn requests(&self) -> u64 {
+        self.lock().requests
+    }
+
     fn end(&self, reached: LimitReached) {
         self.lock().reached.get_or_insert(reached);
         self.reached.notify_one();

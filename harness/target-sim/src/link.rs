@@ -4,10 +4,8 @@
 //! that dies resets its connections; a node without power says nothing at all. What a server has
 //! begun it finishes even when the client has stopped waiting. Timeouts are the client's.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use apiserver::User;
@@ -22,6 +20,9 @@ use http_body_util::BodyExt;
 use shakedown_core::lever::{Component, Traffic};
 use tokio::sync::oneshot;
 
+use crate::meddle::{Fate, Sent};
+use crate::watching::follow;
+use crate::wire::{Busy, Wire};
 use crate::world::World;
 
 /// Why a connection came to nothing.
@@ -43,9 +44,10 @@ pub(crate) struct Link {
     pub(crate) world: Arc<World>,
     pub(crate) from: String,
     pub(crate) to: String,
+    /// Whose client it is, if a component's.
+    pub(crate) component: Option<Component>,
     pub(crate) user: User,
-    /// Connections that are open and idle.
-    pub(crate) idle: Arc<AtomicUsize>,
+    pub(crate) wire: Arc<Wire>,
 }
 
 impl tower::Service<Request<kube::client::Body>> for Link {
@@ -79,45 +81,84 @@ impl Link {
         }
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|error| LinkError::Body(error.to_string()))?;
-        let request = Request::from_parts(parts, body.to_bytes());
-        // A request on an open connection needs the way there only; a new connection needs both.
-        let is_open = self
-            .idle
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |idle| idle.checked_sub(1));
-        if is_open.is_err() {
-            self.world.net.through(&self.from, &self.to, Traffic::Api).await;
-            self.node().powered().await;
-            self.world.net.through(&self.to, &self.from, Traffic::Api).await;
+        let mut request = Request::from_parts(parts, body.to_bytes());
+        let mut sent = Sent::default();
+        if let Some(component) = self.component {
+            match self.world.meddling.request(&self.from, component, &mut request) {
+                Fate::Sent(with) => sent = with,
+                Fate::Crash => self.crash(component).await,
+                Fate::Answered(response) => {
+                    self.world.net.travel(&self.from, &self.to, Traffic::Api).await;
+                    self.back().await;
+                    return Ok(response.map(|bytes| LinkBody::Whole(Some(bytes))));
+                }
+            }
         }
-        self.world.net.travel(&self.from, &self.to, Traffic::Api).await;
-        self.node().powered().await;
-        let Some((gate, answer)) = self.serve(request) else {
-            self.idle.store(0, Ordering::Relaxed);
-            self.back().await;
-            return Err(LinkError::Refused(self.to));
-        };
-        let Ok(answer) = answer.await else {
-            // Without power nobody is left to reset the connection.
+        // A request on an open connection needs the way there only; a new connection needs both.
+        if !self.wire.take() {
+            self.world.net.knock(&self.from, &self.to, Traffic::Api).await;
             self.node().powered().await;
-            self.idle.store(0, Ordering::Relaxed);
-            self.back().await;
-            return Err(LinkError::Reset(self.to));
+            self.world.net.knock(&self.to, &self.from, Traffic::Api).await;
+        }
+        let (resets, busy) = (self.wire.resets.count(), Busy::new(&self.wire));
+        let answer = tokio::select! {
+            biased;
+            _ = self.wire.resets.after(resets) => Err(LinkError::Reset(self.to.clone())),
+            answer = self.talk(request, &sent) => answer,
         };
-        self.back().await;
+        let (gate, answer) = answer?;
         Ok(match answer {
             Answer::Whole(response) => {
                 // One whose client has stopped waiting was closed, and never comes here.
-                self.idle.fetch_add(1, Ordering::Relaxed);
+                self.wire.keep();
                 response.map(|bytes| LinkBody::Whole(Some(bytes)))
             }
             Answer::Stream(response) => {
                 let (parts, body) = response.into_parts();
-                Response::from_parts(parts, LinkBody::Stream(self.follow(gate, body)))
+                let pieces = follow(self, gate, body, sent.watches, (resets, busy));
+                Response::from_parts(parts, LinkBody::Stream(pieces))
             }
         })
     }
 
-    fn node(&self) -> &crate::node::Node {
+    /// Sends a request over an open connection and waits for the answer.
+    async fn talk(
+        &self,
+        request: Request<Bytes>,
+        sent: &Sent,
+    ) -> Result<(Gate, Answer), LinkError> {
+        self.world.net.travel(&self.from, &self.to, Traffic::Api).await;
+        self.node().powered().await;
+        let Some((gate, answer)) = self.serve(request) else {
+            self.wire.forget();
+            self.back().await;
+            return Err(LinkError::Refused(self.to.clone()));
+        };
+        let Ok(answer) = answer.await else {
+            // Without power nobody is left to reset the connection.
+            self.node().powered().await;
+            self.wire.forget();
+            self.back().await;
+            return Err(LinkError::Reset(self.to.clone()));
+        };
+        if let (Some(component), Answer::Whole(response)) = (self.component, &answer)
+            && self.world.meddling.crashes(sent, response.status().is_success())
+        {
+            self.crash(component).await;
+        }
+        self.back().await;
+        Ok((gate, answer))
+    }
+
+    /// Kills the very process that this runs in: what comes after is never reached.
+    async fn crash(&self, component: Component) {
+        if let Some(node) = self.world.node(&self.from) {
+            self.world.end(node, component);
+        }
+        std::future::pending().await
+    }
+
+    pub(crate) fn node(&self) -> &crate::node::Node {
         self.world.node(&self.to).expect("links lead to nodes of the world")
     }
 
@@ -140,39 +181,6 @@ impl Link {
     /// Takes something back to the client.
     async fn back(&self) {
         self.world.net.travel(&self.to, &self.from, Traffic::Api).await;
-    }
-
-    /// The pieces of a watch, as they arrive at the client.
-    fn follow(
-        self,
-        gate: Gate,
-        body: apiserver::Body,
-    ) -> BoxStream<'static, Result<Bytes, LinkError>> {
-        let state = Some((self, gate, body));
-        let pieces = futures::stream::unfold(state, |state| async move {
-            let (link, gate, mut body) = state?;
-            let frame = gate.guard(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))).await;
-            match frame {
-                Some(Some(Ok(frame))) => {
-                    // What is never acknowledged soon stops flowing: both directions must be open.
-                    link.world.net.through(&link.from, &link.to, Traffic::Api).await;
-                    link.back().await;
-                    let bytes = frame.into_data().unwrap_or_default();
-                    Some((Ok(bytes), Some((link, gate, body))))
-                }
-                Some(None) => {
-                    link.back().await;
-                    None
-                }
-                Some(Some(Err(never))) => match never {},
-                None => {
-                    link.node().powered().await;
-                    link.back().await;
-                    Some((Err(LinkError::Reset(link.to)), None))
-                }
-            }
-        });
-        pieces.boxed()
     }
 }
 
@@ -248,6 +256,7 @@ mod tests {
         let spec = ClusterSpec {
             control_planes: 1,
             workers: 1,
+            zones: 1,
             parameters: Parameters::default(),
             sabotages: Vec::new(),
         };

@@ -26,6 +26,8 @@ pub(crate) struct Life {
     pub(crate) health: Option<kubelet::Health>,
     /// Everything that runs in the process; dropped with it.
     pub(crate) tasks: Vec<Task<()>>,
+    /// Finished tasks are cleared away when there are so many.
+    tasks_max: usize,
     /// Told when the process is over.
     pub(crate) ended: Arc<Notify>,
     /// How long it has run and not stood still, up to `since`.
@@ -45,6 +47,7 @@ impl Life {
             server: None,
             health: None,
             tasks: Vec::new(),
+            tasks_max: FINISHED_TASKS_MAX,
             ended: Arc::new(Notify::new()),
             ran: Duration::ZERO,
             since: Some(Instant::now()),
@@ -53,8 +56,10 @@ impl Life {
 
     /// Runs a task in the process.
     pub(crate) fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
-        if self.tasks.len() >= FINISHED_TASKS_MAX {
+        if self.tasks.len() >= self.tasks_max {
             self.tasks.retain(|task| !task.is_finished());
+            // So that thousands which are under way are not looked at with every new one.
+            self.tasks_max = (2 * self.tasks.len()).max(FINISHED_TASKS_MAX);
         }
         self.tasks.push(self.env.spawn(work));
     }
@@ -96,6 +101,8 @@ pub(crate) struct Inner {
     pub(crate) is_on: bool,
     pub(crate) is_paused: bool,
     pub(crate) boots: u32,
+    /// How many disks it has had.
+    pub(crate) disks: u32,
     pub(crate) started: Instant,
     pub(crate) pids: u32,
     /// In front of the containers of this boot.
@@ -123,12 +130,13 @@ pub(crate) struct Node {
     pub(crate) index: usize,
     /// The container runtime of a worker.
     pub(crate) runtime: Option<Arc<StagedRuntime>>,
+    components: Vec<Component>,
     inner: Mutex<Inner>,
     changes: Signal,
 }
 
 /// The components of a role, in the order they are started.
-pub(crate) fn components(role: Role) -> &'static [Component] {
+fn components(role: Role) -> &'static [Component] {
     match role {
         Role::ControlPlane => &[
             Component::Etcd,
@@ -146,21 +154,25 @@ impl Node {
         index: usize,
         gate: Gate,
         runtime: Option<Arc<StagedRuntime>>,
+        has_operator: bool,
     ) -> Self {
-        let processes = components(fact.role)
-            .iter()
-            .map(|component| (*component, Process::default()))
-            .collect();
+        let operator = has_operator.then_some(Component::Operator);
+        let components: Vec<Component> =
+            components(fact.role).iter().copied().chain(operator).collect();
+        let processes =
+            components.iter().map(|component| (*component, Process::default())).collect();
         let inner = Inner {
             is_on: true,
             is_paused: false,
             boots: 1,
+            disks: 1,
             started: Instant::now(),
             pids: 0,
             gate,
             processes,
         };
-        Self { fact, index, runtime, inner: Mutex::new(inner), changes: Signal::default() }
+        let (inner, changes) = (Mutex::new(inner), Signal::default());
+        Self { fact, index, runtime, components, inner, changes }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -169,7 +181,12 @@ impl Node {
 
     /// Whether the node has such a component.
     pub(crate) fn has(&self, component: Component) -> bool {
-        components(self.fact.role).contains(&component)
+        self.components.contains(&component)
+    }
+
+    /// Its components, in the order they are started.
+    pub(crate) fn components(&self) -> &[Component] {
+        &self.components
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -16,7 +16,9 @@ use shakedown_core::target::{
     ClusterFact, ClusterSpec, Endpoint, Observation, Progress, Role, Target, TargetError,
 };
 
-use crate::node::{Node, components};
+use crate::levers;
+use crate::node::Node;
+use crate::operator::Operator;
 use crate::probes;
 use crate::supervisor::supervise;
 use crate::world::{Blueprint, World};
@@ -34,6 +36,7 @@ const BOOT_PERIOD: Duration = Duration::from_millis(500);
 /// The orchestrator under virtual time. Only inside [`crate::run`].
 pub struct SimTarget {
     seed: u64,
+    operator: Option<Operator>,
     world: Option<Arc<World>>,
     endpoints: Vec<Endpoint>,
     /// The world's own tasks: supervisors and observers.
@@ -43,7 +46,26 @@ pub struct SimTarget {
 impl SimTarget {
     /// A target whose every choice follows from a seed.
     pub fn new(seed: u64) -> Self {
-        Self { seed, world: None, endpoints: Vec::new(), tasks: Vec::new() }
+        Self { seed, operator: None, world: None, endpoints: Vec::new(), tasks: Vec::new() }
+    }
+
+    /// Lets a controller under test run on the first worker, as the component `operator`.
+    pub fn with_operator(mut self, operator: Operator) -> Self {
+        self.operator = Some(operator);
+        self
+    }
+
+    /// The node whose etcd member leads with a quorum behind it, if there is one.
+    pub fn leader(&self) -> Option<&str> {
+        let world = self.world.as_ref()?;
+        let leader = world.etcd.leader()?;
+        let is_it = |node: &&Arc<Node>| node.has(Component::Etcd) && node.index == leader;
+        world.nodes.values().find(is_it).map(|node| node.name())
+    }
+
+    /// How many requests API servers have been sent so far.
+    pub fn requests(&self) -> u64 {
+        self.world.as_ref().map_or(0, |world| world.meter.requests())
     }
 
     pub(crate) fn world(&self) -> Result<&Arc<World>, TargetError> {
@@ -108,7 +130,7 @@ impl SimTarget {
     }
 }
 
-fn failed(what: &str, why: &str) -> TargetError {
+pub(crate) fn failed(what: &str, why: &str) -> TargetError {
     TargetError::Failed { what: what.to_owned(), why: why.to_owned(), hint: String::new() }
 }
 
@@ -129,7 +151,7 @@ pub(crate) fn known(
     if node.has(component) {
         return Ok(node.process(component));
     }
-    let there = components(node.fact.role).iter().map(|component| component.name());
+    let there = node.components().iter().map(|component| component.name());
     Err(TargetError::Unknown {
         what: "component",
         name: format!("{component} on {}", node.name()),
@@ -137,8 +159,13 @@ pub(crate) fn known(
     })
 }
 
+/// Every planted defect of the orchestrator: its name, and what it breaks.
+pub fn sabotages() -> impl Iterator<Item = (&'static str, &'static str)> {
+    Sabotage::ALL.iter().map(|sabotage| (sabotage.name(), sabotage.breaks()))
+}
+
 /// The planted defects of these names.
-fn sabotages(names: &[String]) -> Result<Vec<Sabotage>, TargetError> {
+fn planted(names: &[String]) -> Result<Vec<Sabotage>, TargetError> {
     let parsed: Result<Vec<Sabotage>, String> = names.iter().map(|name| name.parse()).collect();
     parsed.map_err(|why| failed("planting defects", &why))
 }
@@ -157,6 +184,12 @@ impl Target for SimTarget {
             LeverKind::StopProcess,
             LeverKind::Cut,
             LeverKind::KillContainer,
+            LeverKind::Slow,
+            LeverKind::Reset,
+            LeverKind::Skew,
+            LeverKind::LoseDisk,
+            LeverKind::EtcdAdmin,
+            LeverKind::Meddle,
             LeverKind::Api,
         ])
     }
@@ -169,19 +202,24 @@ impl Target for SimTarget {
         if spec.control_planes == 0 {
             return Err(failed("booting the cluster", "it needs a control plane"));
         }
+        if self.operator.is_some() && spec.workers == 0 {
+            return Err(failed("booting the cluster", "an operator needs a worker to run on"));
+        }
         let world = World::new(&Blueprint {
             seed: self.seed,
             control_planes: spec.control_planes,
             workers: spec.workers,
+            zones: spec.zones,
             parameters: spec.parameters,
-            sabotages: &sabotages(&spec.sabotages)?,
+            sabotages: &planted(&spec.sabotages_of_orchestrator())?,
+            operator: self.operator.clone(),
         });
         self.tasks = vec![world.env.spawn(world.clone().watch_members())];
         let control_planes = world.names(Role::ControlPlane);
         let workers = world.names(Role::Worker);
         for name in control_planes.iter().chain(&workers) {
             let node = of_node(&world, name)?;
-            for component in components(node.fact.role) {
+            for component in node.components() {
                 let supervisor = supervise(world.clone(), node.clone(), *component);
                 self.tasks.push(world.env.spawn(supervisor));
             }
@@ -235,6 +273,21 @@ impl Target for SimTarget {
             Lever::KillContainer { node, pod_uid, container } => {
                 self.kill_container(of_node(world, node)?, pod_uid, container)?;
             }
+            Lever::Slow { id, from, to, traffic, weather } => {
+                levers::slow(world, id, (from, to), (*traffic, *weather))?;
+            }
+            Lever::Reset { from, to, traffic } => levers::reset(world, from, to, *traffic)?,
+            Lever::Skew { node, offset_us, rate_ppm } => {
+                levers::skew(world, of_node(world, node)?, *offset_us, *rate_ppm);
+            }
+            Lever::LoseDisk { node } => levers::lose_disk(world, of_node(world, node)?)?,
+            Lever::Compact => levers::compact(world).await?,
+            Lever::MoveLeader { node } => levers::move_leader(world, of_node(world, node)?)?,
+            Lever::Meddle { id, node, component, rule } => {
+                let node = of_node(world, node)?;
+                known(node, *component)?;
+                levers::meddle(world, id, (node, *component), rule)?;
+            }
         }
         Ok(())
     }
@@ -258,6 +311,8 @@ impl Target for SimTarget {
                 world.net.mend(id, nodes);
                 world.join_members();
             }
+            Undo::Unskew { node } => levers::skew(world, of_node(world, node)?, 0, 0),
+            Undo::Unmeddle { id } => world.meddling.lift(id),
             Undo::Nothing => {}
             Undo::RemoveTaint { .. } | Undo::Uncordon { .. } => {
                 let what = "undo writes to the API".to_owned();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use env::{Env, Gate, Sabotage, SimMachine, Timestamp};
 use futures::StreamExt;
@@ -9,13 +10,16 @@ use kubelet::runtimes::staged::{Answers, StagedRuntime};
 use shakedown_core::lever::{Component, ProcessState, Traffic};
 use shakedown_core::target::{NodeFact, Parameters, Role};
 use shakedown_core::timeline::What;
-use storage::memory::{MemoryCluster, MemoryConfig};
+use storage::memory::{LinkWeather, MemoryCluster, MemoryConfig};
 use tokio::sync::Notify;
 
 use crate::limits::Meter;
+use crate::meddle::Meddling;
 use crate::net::Net;
-use crate::node::{Life, Node, components};
+use crate::node::{Life, Node};
 use crate::observe::{self, MembersSeen, Observers};
+use crate::operator::Operator;
+use crate::wire::Wires;
 
 /// When every simulation begins: 2025-01-01T00:00:00Z.
 const EPOCH_S: i64 = 1_735_689_600;
@@ -25,8 +29,11 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) seed: u64,
     pub(crate) control_planes: u32,
     pub(crate) workers: u32,
+    pub(crate) zones: u32,
     pub(crate) parameters: Parameters,
     pub(crate) sabotages: &'a [Sabotage],
+    /// The controller under test, if there is one: it runs on the first worker.
+    pub(crate) operator: Option<Operator>,
 }
 
 /// The simulated world.
@@ -34,12 +41,17 @@ pub(crate) struct World {
     /// The world's own surroundings: behind no gate.
     pub(crate) env: Env,
     pub(crate) parameters: Parameters,
+    /// Over how many zones the workers are spread.
+    pub(crate) zones: u32,
     pub(crate) sabotages: Vec<Sabotage>,
+    pub(crate) operator: Option<Operator>,
     /// The machine under each process: its clock and its randomness go on when the process restarts.
     pub(crate) machines: BTreeMap<(String, Component), Arc<SimMachine>>,
     pub(crate) etcd: MemoryCluster,
     pub(crate) nodes: BTreeMap<String, Arc<Node>>,
     pub(crate) net: Net,
+    pub(crate) wires: Wires,
+    pub(crate) meddling: Meddling,
     pub(crate) observers: Arc<Observers>,
     pub(crate) meter: Arc<Meter>,
 }
@@ -50,7 +62,7 @@ fn facts(blueprint: &Blueprint<'_>) -> Vec<NodeFact> {
         (1..=count).map(move |number| NodeFact {
             name: format!("{word}-{number}"),
             role,
-            address: format!("10.0.{subnet}.{number}"),
+            address: format!("10.0.{}.{}", subnet + (number - 1) / 250, (number - 1) % 250 + 1),
         })
     };
     of(Role::ControlPlane, "cp", blueprint.control_planes, 1)
@@ -65,37 +77,45 @@ impl World {
         let machine = |name: &str| Arc::new(SimMachine::new(blueprint.seed, name, epoch));
         let env = Env::new(machine("world"), None).with_sabotages(blueprint.sabotages);
         let facts = facts(blueprint);
-        let machines: BTreeMap<(String, Component), Arc<SimMachine>> = facts
-            .iter()
-            .flat_map(|fact| components(fact.role).iter().map(|part| (fact.name.clone(), *part)))
-            .map(|(node, part)| ((node.clone(), part), machine(&format!("{node}/{part}"))))
-            .collect();
         let members = usize::try_from(blueprint.control_planes).expect("a handful");
         let config =
             MemoryConfig { election: blueprint.parameters.election, ..MemoryConfig::default() };
         let etcd = MemoryCluster::with_config(env.clone(), members, config);
         (0..members).for_each(|member| etcd.set_up(member, false));
         let observers = Arc::new(Observers::default());
+        let mut machines = BTreeMap::new();
         let mut counts = BTreeMap::new();
-        let nodes = facts
+        let nodes: BTreeMap<String, Arc<Node>> = facts
             .into_iter()
             .map(|fact| {
                 let index = counts.entry(fact.role).or_insert(0_usize);
                 let gate = Gate::default();
-                let runtime = (fact.role == Role::Worker).then(|| {
-                    let machine = machines[&(fact.name.clone(), Component::Containerd)].clone();
-                    runtime(&fact.name, Env::new(machine, Some(gate.clone())), &observers)
+                let name = fact.name.clone();
+                let of = |part: Component| machine(&format!("{name}/{part}"));
+                let containerd = (fact.role == Role::Worker).then(|| of(Component::Containerd));
+                let runtime = containerd.clone().map(|machine| {
+                    runtime(&name, Env::new(machine, Some(gate.clone())), &observers)
                 });
-                let node = Arc::new(Node::new(fact, *index, gate, runtime));
+                let has_operator =
+                    blueprint.operator.is_some() && fact.role == Role::Worker && *index == 0;
+                let node = Arc::new(Node::new(fact, *index, gate, runtime, has_operator));
+                for part in node.components() {
+                    let shared = containerd.clone().filter(|_| *part == Component::Containerd);
+                    machines.insert((name.clone(), *part), shared.unwrap_or_else(|| of(*part)));
+                }
                 *index += 1;
                 (node.name().to_owned(), node)
             })
             .collect();
         Arc::new(Self {
             net: Net::new(env.entropy("network")),
+            wires: Wires::default(),
+            meddling: Meddling::default(),
             env,
             parameters: blueprint.parameters,
+            zones: blueprint.zones,
             sabotages: blueprint.sabotages.to_vec(),
+            operator: blueprint.operator.clone(),
             machines,
             etcd,
             nodes,
@@ -177,7 +197,7 @@ impl World {
     pub(crate) fn pause(&self, node: &Node, is_paused: bool) {
         node.change(|inner| inner.is_paused = is_paused && inner.is_on);
         self.settle(node);
-        for component in components(node.fact.role) {
+        for component in node.components() {
             if node.process(*component).0 != ProcessState::Absent {
                 self.tell_process(node, *component);
             }
@@ -192,7 +212,7 @@ impl World {
         if let Some(runtime) = &node.runtime {
             runtime.power_off();
         }
-        for component in components(node.fact.role) {
+        for component in node.components() {
             node.change(|inner| {
                 inner.is_paused = false;
                 let process = process(inner, *component);
@@ -246,13 +266,21 @@ impl World {
         }
     }
 
-    /// Opens and cuts the ways between etcd members as the network has it.
+    /// Opens, cuts and slows the ways between etcd members as the network has it.
     pub(crate) fn join_members(&self) {
         let names = self.names(Role::ControlPlane);
         for (at, from) in names.iter().enumerate() {
             for (to_at, to) in names.iter().enumerate().filter(|(_, to)| *to != from) {
                 let is_open = self.net.is_open(from, to, Traffic::EtcdPeer);
                 self.etcd.set_link(at, to_at, is_open);
+                let weather = self.net.weather(from, to, Traffic::EtcdPeer);
+                // Between two members there is one connection each way: nothing to overtake.
+                let weather = LinkWeather {
+                    latency: Duration::from_micros(weather.latency_us),
+                    jitter: Duration::from_micros(weather.jitter_us),
+                    loss: weather.loss,
+                };
+                self.etcd.set_weather(at, to_at, weather);
             }
         }
     }
@@ -270,7 +298,7 @@ impl World {
     pub(crate) fn present(&self) -> Vec<What> {
         let mut present = Vec::new();
         for node in self.nodes.values() {
-            for component in components(node.fact.role) {
+            for component in node.components() {
                 present.push(self.process_fact(node, *component));
             }
             let running = node.runtime.iter().flat_map(|runtime| runtime.running());
@@ -308,7 +336,21 @@ impl World {
             let (from, to) = (cut.from.join(", "), cut.to.join(", "));
             (format!("cut {id}"), format!("{from} -> {to} ({:?})", cut.traffic))
         });
-        self.nodes.values().flat_map(|node| node.leftovers()).chain(cuts).collect()
+        let storms = self.net.storms().into_iter().map(|(id, storm)| {
+            let (from, to) = (storm.from.join(", "), storm.to.join(", "));
+            let told = format!("{from} -> {to} ({:?}, {:?})", storm.traffic, storm.weather);
+            (format!("weather {id}"), told)
+        });
+        let off = self.machines.iter().filter(|(_, machine)| !machine.is_right());
+        let clocks: BTreeMap<String, String> = off
+            .map(|((node, _), machine)| {
+                (format!("{node}: clock"), format!("{} us ahead", machine.skew_us()))
+            })
+            .collect();
+        let rules = self.meddling.in_force().into_iter();
+        let rules = rules.map(|(id, about)| (format!("rule {id}"), about));
+        let nodes = self.nodes.values().flat_map(|node| node.leftovers());
+        nodes.chain(cuts).chain(storms).chain(clocks).chain(rules).collect()
     }
 
     /// Ends every process.

@@ -12,13 +12,15 @@ use shakedown_core::lever::{
 };
 use shakedown_core::target::{ClusterSpec, Parameters, Target, TargetError};
 use shakedown_core::timeline::What;
-use shakedown_target_sim::{SimTarget, run};
+use shakedown_target_sim::{Operator, SimTarget, run};
 
 async fn booted(control_planes: u32, workers: u32) -> SimTarget {
-    let mut target = SimTarget::new(5);
+    let idle = Operator::new(|_| std::future::pending());
+    let mut target = SimTarget::new(5).with_operator(idle);
     let spec = ClusterSpec {
         control_planes,
         workers,
+        zones: 1,
         parameters: Parameters::default(),
         sabotages: Vec::new(),
     };
@@ -98,7 +100,7 @@ fn each_component_is_restarted_when_killed_and_stays_down_when_held() {
         assert_eq!(clean, BTreeMap::new());
         for component in Component::ALL {
             let on = match component {
-                Component::Kubelet | Component::Containerd => "worker-1",
+                Component::Kubelet | Component::Containerd | Component::Operator => "worker-1",
                 _ => "cp-1",
             };
             let (state, before, _) = process(&mut target, on, *component).await;
@@ -133,7 +135,7 @@ fn each_component_stands_still_when_stopped() {
         let mut target = booted(1, 1).await;
         for component in Component::ALL {
             let on = match component {
-                Component::Kubelet | Component::Containerd => "worker-1",
+                Component::Kubelet | Component::Containerd | Component::Operator => "worker-1",
                 _ => "cp-1",
             };
             let (_, before, _) = process(&mut target, on, *component).await;
@@ -241,7 +243,7 @@ fn observers_are_told_what_is_and_what_changes() {
         while let Some(Some(_)) = seen.next().now_or_never() {
             present += 1;
         }
-        assert_eq!(present, 7, "six processes and an etcd member");
+        assert_eq!(present, 8, "seven processes and an etcd member");
         let kill = Lever::KillProcess {
             node: "cp-1".to_owned(),
             component: Component::KubeScheduler,
@@ -292,6 +294,7 @@ fn planted_defects_are_switched_on_by_name_and_unknown_ones_are_refused() {
             let spec = ClusterSpec {
                 control_planes: 1,
                 workers: 1,
+                zones: 1,
                 parameters: Parameters::default(),
                 sabotages: names(&[sabotage]),
             };

@@ -22,6 +22,7 @@ fn spec() -> ClusterSpec {
     ClusterSpec {
         control_planes: 3,
         workers: 3,
+        zones: 1,
         parameters: Parameters::default(),
         sabotages: Vec::new(),
     }
