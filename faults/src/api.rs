@@ -63,6 +63,29 @@ pub(crate) async fn list(endpoints: &[Endpoint], path: &str) -> Result<Vec<Value
     })
 }
 
+/// The HTTP status with which one of these API servers answers a request for this path.
+pub(crate) async fn code(endpoints: &[Endpoint], path: &str) -> Result<(String, u16), FaultError> {
+    let doing = format!("failed to get {path}");
+    let call = Call { method: "GET", path, media: "", body: &Value::Null };
+    let (node, answer) = send(endpoints.iter(), &doing, &call).await?;
+    Ok((node, answer.map_or_else(|status| status.code, |_| 200)))
+}
+
+/// What an API server would store for this object, without storing it.
+pub(crate) async fn would_create(
+    endpoint: &Endpoint,
+    path: &str,
+    object: &Value,
+) -> Result<Value, FaultError> {
+    let path = format!("{path}?dryRun=All");
+    let doing = format!("failed to try a creation at {path}");
+    let call = Call { method: "POST", path: &path, media: "application/json", body: object };
+    match send(std::iter::once(endpoint), &doing, &call).await? {
+        (_, Ok(object)) => Ok(object),
+        (node, Err(status)) => Err(refused(doing, &node, &status)),
+    }
+}
+
 /// A merge patch (RFC 7386).
 pub(crate) async fn patch(
     endpoints: &[Endpoint],

@@ -148,7 +148,8 @@ impl AnswerView {
     }
 }
 
-fn mismatch(wanted: &str, got: &Reading) -> TargetError {
+/// The answer of a target that answers something else than was asked.
+pub(crate) fn mismatch(wanted: &str, got: &Reading) -> TargetError {
     TargetError::Failed {
         what: format!("probe for a {wanted} reading"),
         why: format!("the target answered {got:?}"),

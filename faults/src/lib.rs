@@ -5,9 +5,18 @@
 //! before. Without all three a fault is not in effect, whatever was pulled.
 
 mod api;
+mod between;
+mod clock_skew;
 mod container_kill;
 mod cordon;
+mod crash_at_write;
+mod disk_loss;
+mod etcd_compact;
+mod etcd_leader_move;
 mod evidence;
+mod freeze_view;
+mod hold_events;
+mod meddling;
 mod node_kill;
 mod node_pause;
 mod node_restart;
@@ -17,9 +26,19 @@ mod pod_delete;
 mod process_kill;
 mod process_stop;
 mod processes;
+mod readings;
+mod reset_connections;
+mod rewind;
+mod round_trips;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod scripted_levers;
+#[cfg(test)]
+mod scripted_life;
+mod slow;
 mod spec;
+mod stamps;
 mod taint;
 mod taint_noexecute;
 mod taints;
@@ -28,8 +47,15 @@ use shakedown_core::fault::{Fault, FaultKind, FaultSpec, SpecError};
 
 /// Every kind of fault, in order of name.
 pub const ALL: &[FaultKind] = &[
+    clock_skew::KIND,
     container_kill::KIND,
     cordon::KIND,
+    crash_at_write::KIND,
+    disk_loss::KIND,
+    etcd_compact::KIND,
+    etcd_leader_move::KIND,
+    freeze_view::KIND,
+    hold_events::KIND,
     node_kill::KIND,
     node_pause::KIND,
     node_restart::KIND,
@@ -37,6 +63,9 @@ pub const ALL: &[FaultKind] = &[
     pod_delete::KIND,
     process_kill::KIND,
     process_stop::KIND,
+    reset_connections::KIND,
+    rewind::KIND,
+    slow::KIND,
     taint::KIND,
     taint_noexecute::KIND,
 ];
@@ -147,7 +176,8 @@ mod tests {
 
     #[test]
     fn a_step_without_targets_is_an_error() {
-        for kind in ALL {
+        // Compaction is done to etcd as a whole.
+        for kind in ALL.iter().filter(|kind| kind.name != "etcd-compact") {
             let mut spec = step(kind);
             spec.on.clear();
             spec.sides.clear();

@@ -20,6 +20,7 @@ use shakedown_core::fault::{Fault, FaultCx, FaultError, FaultKind, FaultSpec, Pr
 use shakedown_core::lever::{Lever, LeverKind, Traffic, Undo};
 use shakedown_core::timeline::Evidence;
 
+use crate::between::{self, DIRECTIONS, Direction, PathOf, TRAFFICS, Way};
 use crate::evidence::{behaviour, control, counter, dropped, proof, reach, reach_steadily};
 use crate::spec::Fields;
 
@@ -34,72 +35,24 @@ pub(crate) const KIND: FaultKind = FaultKind {
     build,
 };
 
-/// How many paths that are not cut are noted; one that answers as before is enough.
-const CONTROLS_MAX: usize = 6;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Both,
-    To,
-    From,
-}
-
-const DIRECTIONS: &[(&str, Direction)] =
-    &[("both", Direction::Both), ("from", Direction::From), ("to", Direction::To)];
-
-const TRAFFICS: &[(&str, Traffic)] = &[
-    ("all", Traffic::All),
-    ("api", Traffic::Api),
-    ("etcd-client", Traffic::EtcdClient),
-    ("etcd-peer", Traffic::EtcdPeer),
-];
-
-/// One direction: what comes from `from` is dropped at `to`.
-#[derive(Debug, Clone)]
-struct Cut {
-    id: String,
-    from: Vec<String>,
-    to: Vec<String>,
-}
-
-impl Cut {
-    /// Pairs that together cover every sender and every receiver.
-    fn pairs(&self) -> Vec<(String, String)> {
-        let pairs = self.from.len().max(self.to.len());
-        (0..pairs)
-            .map(|at| {
-                let from = self.from[at % self.from.len()].clone();
-                (from, self.to[at % self.to.len()].clone())
-            })
-            .collect()
-    }
-}
-
 struct Partition {
-    cuts: Vec<Cut>,
+    cuts: Vec<Way>,
     /// The id of the direction that must stay open, of a one-way cut.
-    open: Option<Cut>,
+    open: Option<Way>,
     traffic: Traffic,
     word: &'static str,
     /// Pairs that got an answer before.
     answered: BTreeSet<(String, String)>,
     /// Paths that are not cut and answered before.
-    controls: Vec<(String, String, Traffic)>,
+    controls: Vec<PathOf>,
 }
 
 fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
     let fields = Fields::of(spec, KIND.fields)?;
     let direction = fields.choice("direction", DIRECTIONS)?.unwrap_or(Direction::Both);
     let traffic = fields.choice("traffic", TRAFFICS)?.unwrap_or(Traffic::All);
-    let (first, second) = sides(spec)?;
-    let to = Cut { id: format!("{}-to", spec.name), from: first.clone(), to: second.clone() };
-    let from = Cut { id: format!("{}-from", spec.name), from: second, to: first };
-    let (cuts, open) = match direction {
-        Direction::Both => (vec![to, from], None),
-        Direction::To => (vec![to], Some(from)),
-        Direction::From => (vec![from], Some(to)),
-    };
-    let word = TRAFFICS.iter().find(|(_, known)| *known == traffic).map_or("all", |(word, _)| word);
+    let (cuts, open) = between::ways(&spec.name, direction, between::sides(spec)?);
+    let word = between::word(traffic);
     Ok(Box::new(Partition {
         cuts,
         open,
@@ -110,67 +63,11 @@ fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
     }))
 }
 
-fn sides(spec: &FaultSpec) -> Result<(Vec<String>, Vec<String>), SpecError> {
-    let hint = "say `between: [one side, other side]`, or `from:` and `to:`".to_owned();
-    let [first, second] = spec.sides.as_slice() else {
-        return Err(SpecError {
-            field: "between".to_owned(),
-            message: format!("fault `partition` needs two sides, not {}", spec.sides.len()),
-            hint,
-        });
-    };
-    if !spec.on.is_empty() {
-        return Err(SpecError {
-            field: "on".to_owned(),
-            message: "fault `partition` is not done to nodes but between them".to_owned(),
-            hint,
-        });
-    }
-    if let Some(both) = first.iter().find(|name| second.contains(name)) {
-        return Err(SpecError {
-            field: "between".to_owned(),
-            message: format!("`{both}` stands on both sides"),
-            hint: "a node cannot be cut off from itself".to_owned(),
-        });
-    }
-    if first.is_empty() || second.is_empty() {
-        return Err(SpecError {
-            field: "between".to_owned(),
-            message: "one side is empty".to_owned(),
-            hint,
-        });
-    }
-    Ok((first.clone(), second.clone()))
-}
-
 impl Partition {
-    /// Paths that this partition leaves open: to nodes outside, within a side, of other traffic.
-    fn open_paths(&self, cx: &FaultCx<'_>) -> Vec<(String, String, Traffic)> {
-        let (first, second) = (&self.cuts[0].from, &self.cuts[0].to);
-        let nodes = cx.cluster.nodes.iter().map(|node| &node.name);
-        let outside: Vec<_> =
-            nodes.filter(|name| !first.contains(name) && !second.contains(name)).collect();
-        let mut paths = Vec::new();
-        for to in &outside {
-            paths.push((first[0].clone(), (*to).clone(), Traffic::All));
-            paths.push((second[0].clone(), (*to).clone(), Traffic::All));
-        }
-        for side in [first, second] {
-            for pair in side.windows(2) {
-                paths.push((pair[0].clone(), pair[1].clone(), Traffic::All));
-            }
-        }
-        if self.traffic != Traffic::All {
-            paths.push((first[0].clone(), second[0].clone(), Traffic::All));
-        }
-        paths.truncate(CONTROLS_MAX);
-        paths
-    }
-
     async fn prove_cut(
         &self,
         cx: &mut FaultCx<'_>,
-        cut: &Cut,
+        cut: &Way,
         evidence: &mut Vec<Evidence>,
     ) -> Result<(), FaultError> {
         let mut shown = false;
@@ -239,23 +136,20 @@ impl Fault for Partition {
 
     async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
         self.answered.clear();
-        for (from, to) in self.cuts.iter().flat_map(Cut::pairs) {
+        for (from, to) in self.cuts.iter().flat_map(Way::pairs) {
             if reach(cx, &from, &to, self.traffic).await.ok {
                 self.answered.insert((from, to));
             }
         }
-        self.controls.clear();
-        for (from, to, traffic) in self.open_paths(cx) {
-            if reach(cx, &from, &to, traffic).await.ok {
-                self.controls.push((from, to, traffic));
-            }
-        }
+        let sides = (self.cuts[0].from.as_slice(), self.cuts[0].to.as_slice());
+        let paths = between::untouched_paths(cx.cluster, sides, self.traffic);
+        self.controls = between::answering(cx, paths).await;
         Ok(())
     }
 
     async fn inject(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
         for cut in self.cuts.clone() {
-            let Cut { id, from, to } = cut;
+            let Way { id, from, to } = cut;
             cx.target.pull(&Lever::Cut { id, from, to, traffic: self.traffic }).await?;
         }
         Ok(())

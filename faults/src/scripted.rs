@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use shakedown_core::fault::{FaultCx, FaultError, FaultSpec, Proof};
 use shakedown_core::lever::{
     Component, ContainerFact, Lever, LeverKind, NodeState, Probe, ProcessState, Reading, Traffic,
     Undo,
@@ -20,6 +20,9 @@ use shakedown_core::target::{
     ClusterFact, ClusterSpec, Endpoint, NodeFact, Observation, Parameters, Progress, Role, Target,
     TargetError,
 };
+
+use crate::scripted_levers::{Levers, Quirks};
+pub(crate) use crate::scripted_life::{life, life_of, spec};
 
 /// How the cluster misbehaves.
 #[derive(Default, Clone, Copy)]
@@ -59,6 +62,7 @@ struct Inner {
     revision: u64,
     deaf: Vec<String>,
     logged: Vec<Undo>,
+    levers: Levers,
 }
 
 /// The cluster.
@@ -129,7 +133,7 @@ impl World {
 
     /// Nobody reaches anybody, once something was done.
     pub(crate) fn without_network(self) -> Self {
-        self.with(|defects| defects.deaf_network = true)
+        self.with(|defects| defects.deaf_network = true).quirky(|quirks| quirks.deaf_members = true)
     }
 
     /// A cut drops what flows back, too.
@@ -150,6 +154,36 @@ impl World {
     /// No pod's status ever changes.
     pub(crate) fn with_blind_kubelet(self) -> Self {
         self.with(|defects| defects.blind_kubelet = true)
+    }
+
+    /// Weather counts, and does nothing.
+    pub(crate) fn of_empty_weather(self) -> Self {
+        self.quirky(|quirks| quirks.empty_weather = true)
+    }
+
+    /// What is done to links, connections and clocks is done to all of them.
+    pub(crate) fn of_weather_everywhere(self) -> Self {
+        self.quirky(|quirks| quirks.everywhere = true)
+    }
+
+    /// History and disks cannot be lost, and no rule kills.
+    pub(crate) fn that_forgets_nothing(self) -> Self {
+        self.quirky(|quirks| quirks.forgets_nothing = true)
+    }
+
+    /// No component stamps what its clock says.
+    pub(crate) fn that_stamps_true_time(self) -> Self {
+        self.quirky(|quirks| quirks.true_stamps = true)
+    }
+
+    /// Every rule is met at once.
+    pub(crate) fn that_meets_every_rule(self) -> Self {
+        self.quirky(|quirks| quirks.meets_rules = true)
+    }
+
+    fn quirky(self, change: impl FnOnce(&mut Quirks)) -> Self {
+        change(&mut self.lock().levers.quirks);
+        self
     }
 
     /// The API server of this node fails every request.
@@ -176,11 +210,17 @@ impl World {
         self
     }
 
+    /// These undos are in the log.
+    pub(crate) fn logs(&self, undos: Vec<Undo>) {
+        self.lock().logged = undos;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap()
     }
 
-    fn cluster(&self) -> ClusterFact {
+    /// The cluster as a fault sees it.
+    pub(crate) fn cluster(&self) -> ClusterFact {
         let names = self.lock().nodes.keys().cloned().collect::<Vec<_>>();
         let role = |name: &str| {
             if name.starts_with("cp") { Role::ControlPlane } else { Role::Worker }
@@ -239,6 +279,13 @@ impl Inner {
                 all.retain(|fact| fact.pod_uid != pod_uid || fact.container != container);
                 self.kubelet_notices(&pod_uid);
             }
+            Lever::Meddle { ref node, component, .. } => {
+                if self.levers.pull(lever) {
+                    let process = self.processes.get_mut(&(node.clone(), component)).unwrap();
+                    process.generation += 1;
+                }
+            }
+            other => drop(self.levers.pull(&other)),
         }
     }
 
@@ -271,10 +318,11 @@ impl Inner {
             Undo::ContinueProcess { node, component } => {
                 self.processes.get_mut(&(node, component)).unwrap().state = ProcessState::Running;
             }
-            Undo::Mend { id, .. } => {
-                self.cuts.remove(&id);
+            Undo::Mend { ref id, .. } if self.cuts.contains_key(id) => {
+                self.cuts.remove(id);
             }
             Undo::RemoveTaint { .. } | Undo::Uncordon { .. } | Undo::Nothing => {}
+            other => self.levers.undo(&other),
         }
     }
 
@@ -300,7 +348,10 @@ impl Inner {
             Probe::Containers { node, .. } => Reading::Containers {
                 running: self.containers.get(node).cloned().unwrap_or_default(),
             },
-            Probe::EtcdMember { node } => return Err(unknown("etcd member", node)),
+            other => match self.levers.probe(other) {
+                Some(reading) => reading,
+                None => return Err(unknown("thing", &format!("{other:?}"))),
+            },
         })
     }
 
@@ -352,10 +403,16 @@ impl Inner {
         ok
     }
 
-    fn serve(&mut self, node: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    fn serve(&mut self, node: &str, asked: (&str, &str, &str), body: &Value) -> (u16, Value) {
         if self.deaf.iter().any(|deaf| deaf == node) {
             return (503, status(503, "ServiceUnavailable"));
         }
+        let nodes = self.nodes.keys();
+        let workers: Vec<_> = nodes.filter(|node| node.starts_with("worker")).cloned().collect();
+        if let Some(answer) = self.levers.serve(node, asked, &workers) {
+            return answer;
+        }
+        let (method, path, _) = asked;
         if method == "GET" && (path.ends_with("/nodes") || path.ends_with("/pods")) {
             let prefix = format!("{path}/");
             let items: Vec<_> = self
@@ -461,7 +518,12 @@ impl Target for World {
     }
 
     async fn probe(&mut self, probe: &Probe) -> Result<Reading, TargetError> {
-        self.lock().probe(probe)
+        let reading = self.lock().probe(probe);
+        if let Ok(Reading::RoundTrip { micros }) = &reading {
+            let waited = micros.map_or(Duration::from_secs(1), Duration::from_micros);
+            tokio::time::sleep(waited).await;
+        }
+        reading
     }
 
     fn observe(&mut self) -> BoxStream<'static, Observation> {
@@ -484,8 +546,9 @@ fn endpoint(world: World, node: &'static str) -> Endpoint {
             let (parts, body) = request.into_parts();
             let bytes = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
             let body = serde_json::from_slice(&bytes).unwrap_or_default();
-            let (code, answer) =
-                world.lock().serve(node, parts.method.as_str(), parts.uri.path(), &body);
+            let query = parts.uri.query().unwrap_or_default();
+            let asked = (parts.method.as_str(), parts.uri.path(), query);
+            let (code, answer) = world.lock().serve(node, asked, &body);
             http::Response::builder()
                 .status(code)
                 .body(Full::new(Bytes::from(answer.to_string())))
@@ -493,78 +556,4 @@ fn endpoint(world: World, node: &'static str) -> Endpoint {
         }
     });
     Endpoint { node: node.to_owned(), client: kube::Client::new(service, "default") }
-}
-
-/// A step without fields of its own, named `step`.
-pub(crate) fn spec(fault: &str, on: &[&str]) -> FaultSpec {
-    FaultSpec {
-        fault: fault.to_owned(),
-        name: "step".to_owned(),
-        on: on.iter().map(|name| (*name).to_owned()).collect(),
-        ..FaultSpec::default()
-    }
-}
-
-/// What came of a fault that went through its whole life.
-pub(crate) struct Life {
-    pub(crate) momentary: bool,
-    outcome: Result<(Proof, Proof), FaultError>,
-}
-
-/// The life of a fault without fields.
-pub(crate) async fn life(fault: &str, on: &[&str], world: World) -> Life {
-    life_of(&spec(fault, on), world).await
-}
-
-/// The life of a fault, as the runner leads it.
-pub(crate) async fn life_of(step: &FaultSpec, mut world: World) -> Life {
-    let mut fault = crate::build(step).unwrap_or_else(|error| panic!("the step is wrong: {error}"));
-    world.lock().logged = fault.undos();
-    let (cluster, endpoints) = (world.cluster(), world.endpoints());
-    let mut cx = FaultCx { target: &mut world, cluster: &cluster, endpoints: &endpoints };
-    let momentary = fault.is_momentary();
-    let outcome = async {
-        fault.baseline(&mut cx).await?;
-        fault.inject(&mut cx).await?;
-        fault.prove(&mut cx).await?;
-        let proven = fault.prove(&mut cx).await?;
-        fault.remove(&mut cx).await?;
-        Ok((proven, fault.prove_healed(&mut cx).await?))
-    };
-    let outcome = outcome.await;
-    Life { momentary, outcome }
-}
-
-impl Life {
-    fn proofs(&self) -> (&Proof, &Proof) {
-        let (proven, healed) = self.outcome.as_ref().expect("no step of its life failed");
-        (proven, healed)
-    }
-
-    /// Both proofs hold, and the first rests on all three kinds of evidence.
-    pub(crate) fn proven_and_healed(self) {
-        let (proven, healed) = self.proofs();
-        assert!(proven.holds(), "{proven:#?}");
-        let kinds: BTreeSet<_> = proven.evidence.iter().map(|piece| piece.kind.as_str()).collect();
-        assert_eq!(kinds, BTreeSet::from(["behaviour", "control", "counter"]));
-        assert!(healed.holds(), "{healed:#?}");
-    }
-
-    /// It could not be shown to be in effect.
-    pub(crate) fn not_proven(self) {
-        let (proven, _) = self.proofs();
-        assert!(!proven.holds(), "{proven:#?}");
-    }
-
-    /// It was in effect, and could not be shown to be gone.
-    pub(crate) fn not_healed(self) {
-        let (proven, healed) = self.proofs();
-        assert!(proven.holds(), "{proven:#?}");
-        assert!(!healed.holds(), "{healed:#?}");
-    }
-
-    /// A step of its life failed; why.
-    pub(crate) fn failed(self) -> String {
-        self.outcome.expect_err("a step of its life failed").to_string()
-    }
 }

@@ -56,6 +56,38 @@ impl<'a> Fields<'a> {
         parsed.map(Some).ok_or_else(|| wrong(field, value, "a duration", "5s"))
     }
 
+    /// A duration that may be negative, such as `-5m`; in microseconds.
+    pub(crate) fn offset_us(&self, field: &str) -> Result<Option<i64>, SpecError> {
+        let Some(value) = self.spec.fields.get(field) else { return Ok(None) };
+        let parsed = value.as_str().and_then(|text| {
+            let (sign, rest) = signed(text);
+            let micros = i64::try_from(parse_duration(rest)?.as_micros()).ok()?;
+            Some(sign * micros)
+        });
+        parsed.map(Some).ok_or_else(|| wrong(field, value, "a duration, with a sign or not", "-5m"))
+    }
+
+    /// A share such as `10%` or `-0.5%`, in parts in a million.
+    pub(crate) fn share_ppm(&self, field: &str) -> Result<Option<i64>, SpecError> {
+        let Some(value) = self.spec.fields.get(field) else { return Ok(None) };
+        let parsed = value.as_str().and_then(|text| {
+            let (sign, rest) = signed(text);
+            let number: f64 = rest.strip_suffix('%')?.trim_end().parse().ok()?;
+            let is_plain = rest.starts_with(|letter: char| letter.is_ascii_digit());
+            let ppm = (number * 10_000.0).round();
+            (is_plain && (0.0..=1e9).contains(&ppm)).then_some(sign * ppm as i64)
+        });
+        parsed.map(Some).ok_or_else(|| wrong(field, value, "a share in per cent", "10%"))
+    }
+
+    /// How many, or which: a whole number from 1.
+    pub(crate) fn count(&self, field: &str) -> Result<Option<u32>, SpecError> {
+        let Some(value) = self.spec.fields.get(field) else { return Ok(None) };
+        let parsed = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let parsed = parsed.filter(|number| *number > 0);
+        parsed.map(Some).ok_or_else(|| wrong(field, value, "a whole number from 1", "3"))
+    }
+
     /// The component that the step names.
     pub(crate) fn component(&self) -> Result<Component, SpecError> {
         let names: Vec<_> = Component::ALL.iter().map(|component| component.name()).collect();
@@ -126,6 +158,15 @@ pub(crate) fn nearest(given: &str, known: &[&str]) -> String {
     did_you_mean(given, known)
 }
 
+/// The sign of a text, and what comes after it.
+fn signed(text: &str) -> (i64, &str) {
+    match (text.strip_prefix('-'), text.strip_prefix('+')) {
+        (Some(rest), _) => (-1, rest),
+        (None, Some(rest)) => (1, rest),
+        (None, None) => (1, text),
+    }
+}
+
 fn wrong(field: &str, value: &Value, wanted: &str, example: &str) -> SpecError {
     SpecError {
         field: field.to_owned(),
@@ -149,6 +190,8 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn step(field: &str, value: Value) -> FaultSpec {
@@ -173,6 +216,32 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn offsets_shares_and_counts() {
+        let offset = |value: Value| {
+            let spec = step("f", value);
+            Fields::of(&spec, &["f"]).unwrap().offset_us("f").ok().flatten()
+        };
+        assert_eq!(offset(json!("-5m")), Some(-300_000_000));
+        assert_eq!(offset(json!("+30s")), Some(30_000_000));
+        assert_eq!(offset(json!("--5m")), None);
+        let share = |value: Value| {
+            let spec = step("f", value);
+            Fields::of(&spec, &["f"]).unwrap().share_ppm("f").ok().flatten()
+        };
+        assert_eq!(share(json!("10%")), Some(100_000));
+        assert_eq!(share(json!("-0.5%")), Some(-5_000));
+        for wrong in [json!("10"), json!(10), json!("inf%"), json!("%")] {
+            assert_eq!(share(wrong), None);
+        }
+        let count = |value: Value| {
+            let spec = step("f", value);
+            Fields::of(&spec, &["f"]).unwrap().count("f").ok().flatten()
+        };
+        assert_eq!(count(json!(3)), Some(3));
+        assert_eq!((count(json!(0)), count(json!(-1)), count(json!("3"))), (None, None, None));
     }
 
     #[test]
