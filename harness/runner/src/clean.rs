@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shakedown_core::kinds::KINDS;
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::target::Role;
 use shakedown_core::timeline::What;
 use shakedown_core::world::World;
@@ -30,16 +31,24 @@ impl Session<'_> {
     /// Heals, cleans up and ends the scenario.
     pub(crate) async fn finish(&mut self) {
         self.events.goal = None;
+        self.events.awaited = None;
         self.events.untils.clear();
         self.events.deadline = Instant::now() + EXTRA;
-        for active in self.take_active() {
+        let forgets = self.plan.sabotaged(Sabotage::FaultNeverRemoved);
+        for active in self.take_active().into_iter().filter(|_| !forgets) {
             let healed = self.remove(active, None).await;
             self.tell("healing", healed);
         }
-        let undone = self.undo_the_rest().await;
-        self.tell("undoing", undone);
+        if !forgets {
+            let undone = self.undo_the_rest().await;
+            self.tell("undoing", undone);
+        }
         let stopped = self.stop_working().await;
         self.tell("stopping the workload", stopped);
+        let rested = self.come_to_rest().await;
+        self.tell("waiting until the Deployments are at rest", rested);
+        let hashed = self.hash_stores().await;
+        self.tell("asking etcd what it holds", hashed);
         let deleted = self.delete_all().await;
         self.tell("deleting what was made", deleted);
         let calm = self.calm().await;
@@ -51,6 +60,7 @@ impl Session<'_> {
         let ended = self
             .events
             .drain()
+            .and_then(|()| self.events.seal())
             .and_then(|()| self.events.note(What::ScenarioEnded { id: self.plan.scenario.clone() }))
             .and_then(|()| self.events.recorder.flush());
         self.tell("ending", ended.map_err(Stop::from));

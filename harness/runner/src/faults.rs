@@ -9,6 +9,7 @@ use shakedown_core::lever::{Probe, Reading};
 use shakedown_core::partial;
 use shakedown_core::plan::{Ends, FaultStep, Step, end_of};
 use shakedown_core::roles::Who;
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::target::{Endpoint, Role};
 use shakedown_core::timeline::{Evidence, FaultPhase, What};
 use tokio::time::{Instant, sleep};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::api::best_first;
 use crate::event_loop::Until;
 use crate::run::{Session, Stop};
+use crate::sabotaged::{other_nodes, sabotaged};
 
 /// How long one act on a cluster may take: a node that starts, a process that will not die.
 const ACT_LIMIT: Duration = Duration::from_secs(120);
@@ -113,6 +115,9 @@ impl Session<'_> {
         let mut active = self.plan_fault(step, wanted).await?;
         self.phase(&active, FaultPhase::Planned, Vec::new())?;
         for undo in active.fault.undos() {
+            if self.plan.sabotaged(Sabotage::UndoNotLogged) {
+                continue;
+            }
             active.undos.push(self.undo_log.log(&self.plan.scenario, &active.name, &undo)?);
         }
         self.phase(&active, FaultPhase::UndoLogged, Vec::new())?;
@@ -126,7 +131,9 @@ impl Session<'_> {
         let (applied, error) = (Instant::now(), pulled.elapsed());
         self.phase_at(&active, FaultPhase::Applied, Vec::new(), (applied, error))?;
         self.events.note_at(applied, error, What::Moment { name: step.moment.clone() })?;
-        if let Ends::After(time) = wanted.ends {
+        if let Ends::After(time) = wanted.ends
+            && !self.plan.sabotaged(Sabotage::FaultNeverRemoved)
+        {
             active.ends = Ending::At(applied + time);
         }
         let proof = self.prove_until(&mut active, PROOF_PATIENCE, true).await;
@@ -140,7 +147,8 @@ impl Session<'_> {
         let phase = if holds { FaultPhase::Proven } else { FaultPhase::Unproven };
         let noted = self.phase(&active, phase, evidence);
         let (name, is_momentary) = (active.name.clone(), active.fault.is_momentary());
-        if holds && is_momentary {
+        // What is over by itself has nothing to heal, whether it could be shown or not.
+        if is_momentary {
             for seq in active.undos {
                 self.undo_log.done(seq)?;
             }
@@ -155,7 +163,10 @@ impl Session<'_> {
     /// Binds a fault step to its targets.
     async fn plan_fault(&mut self, step: &Step, wanted: &FaultStep) -> Result<Active, Stop> {
         let doing = || format!("planning `{}`", step.moment);
-        let on = self.resolve(&wanted.on).await?;
+        let mut on = self.resolve(&wanted.on).await?;
+        if self.plan.sabotaged(Sabotage::RunnerMisbinds) {
+            on = other_nodes(self.cluster, &on).unwrap_or(on);
+        }
         let mut named: Vec<(String, Vec<String>)> = vec![("on".into(), on.clone())];
         let before = self.taken.clone();
         // `the other members` are those that this step does not name, whatever was named before it.
@@ -187,6 +198,9 @@ impl Session<'_> {
         let kind = self.registry.iter().find(|kind| kind.name == wanted.fault);
         let kind = kind.ok_or_else(|| Stop::failed(doing(), "no such fault is known"))?;
         let fault = (kind.build)(&spec).map_err(|error| Stop::failed(doing(), error))?;
+        let elsewhere = other_nodes(self.cluster, &spec.on)
+            .and_then(|on| (kind.build)(&FaultSpec { on, ..spec.clone() }).ok());
+        let fault = sabotaged(fault, elsewhere, &self.plan.switches());
         if let Ends::When(condition) = &wanted.ends {
             let condition =
                 Compiled::new(condition).map_err(|error| Stop::failed(doing(), error))?;
@@ -239,7 +253,12 @@ impl Session<'_> {
             fault: active.kind.clone(),
             phase,
             targets: active.targets.clone(),
-            undo: if phase == FaultPhase::UndoLogged { active.fault.undos() } else { Vec::new() },
+            // First what takes it back, then what the log really holds: the judge compares them.
+            undo: match phase {
+                FaultPhase::Planned => active.fault.undos(),
+                FaultPhase::UndoLogged => self.undo_log.logged(&active.undos),
+                _ => Vec::new(),
+            },
             evidence,
         };
         Ok(self.events.note_at(at, error, what)?)
@@ -397,11 +416,12 @@ impl Session<'_> {
         for name in moment.map(str::to_string).into_iter().chain([end_of(&active.name)]) {
             self.events.note_at(at, error, What::Moment { name })?;
         }
-        for seq in std::mem::take(&mut active.undos) {
-            self.undo_log.done(seq)?;
-        }
         let proof = self.prove_until(&mut active, HEAL_PATIENCE, false).await?;
         if proof.holds() {
+            // Only now: what is not shown to be healed is tried once more by the log.
+            for seq in std::mem::take(&mut active.undos) {
+                self.undo_log.done(seq)?;
+            }
             return self.phase(&active, FaultPhase::HealProven, proof.evidence);
         }
         self.is_quarantined = true;

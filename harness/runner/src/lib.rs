@@ -5,6 +5,7 @@
 
 mod api;
 mod board;
+mod changes;
 mod clean;
 mod event_loop;
 mod faults;
@@ -12,7 +13,9 @@ mod given;
 mod goal;
 mod recorder;
 mod run;
+mod sabotaged;
 mod steps;
+mod store_hash;
 mod undo;
 mod witness;
 mod workload;

@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use shakedown_core::plan::START;
+use shakedown_core::sabotage::{Sabotage, Switches};
 use shakedown_core::timeline::{Event, FORMAT, What};
 use shakedown_core::world::World;
 use tokio::time::Instant;
@@ -71,6 +73,9 @@ pub struct Recorder {
     last_us: u64,
     is_full: bool,
     limits: Limits,
+    switches: Switches,
+    /// How many events came after the scenario's start, for the planted defects.
+    since_start: Option<u64>,
 }
 
 impl Recorder {
@@ -111,11 +116,19 @@ impl Recorder {
             last_us: 0,
             is_full: false,
             limits,
+            switches: Switches::default(),
+            since_start: None,
         }
     }
 
     fn begin(&mut self, target: &str, seed: u64) -> Result<(), RecordError> {
         self.now(What::Run { format: FORMAT, target: target.to_string(), seed })
+    }
+
+    /// Takes on the planted defects of the scenario that follows.
+    pub(crate) fn sabotage(&mut self, switches: Switches) {
+        self.switches = switches;
+        self.since_start = None;
     }
 
     /// The run's zero.
@@ -143,6 +156,11 @@ impl Recorder {
         &self.events
     }
 
+    /// Everything recorded, at the end.
+    pub fn into_events(self) -> Vec<Event> {
+        self.events
+    }
+
     /// The world as it was before the scenario's first event, and its events so far.
     pub(crate) fn scenario_so_far(&self) -> (World, &[Event]) {
         (self.scenario_world.clone(), &self.events[self.scenario_first..])
@@ -160,6 +178,7 @@ impl Recorder {
             what,
             What::Fault { .. }
                 | What::Trouble { .. }
+                | What::Sealed { .. }
                 | What::ScenarioEnded { .. }
                 | What::Moment { .. }
         );
@@ -175,7 +194,7 @@ impl Recorder {
         }
         let seen_us = self.micros(at);
         let at_us = seen_us.max(self.last_us);
-        let event = Event {
+        let mut event = Event {
             seq: self.events.len() as u64,
             at_us,
             error_us: error.as_micros() as u64 + (at_us - seen_us),
@@ -187,8 +206,37 @@ impl Recorder {
         if matches!(event.what, What::ScenarioEnded { .. }) {
             self.scenario.clear();
         }
+        if self.is_lost(&mut event) {
+            return Ok(());
+        }
         self.events.push(event);
         self.write_last(is_mark)
+    }
+
+    /// Does what the planted defects do to an event; tells whether it is lost. Nothing without them.
+    fn is_lost(&mut self, event: &mut Event) -> bool {
+        let on = |sabotage| self.switches.on(sabotage);
+        if matches!(event.what, What::ScenarioEnded { .. }) && on(Sabotage::RecorderLosesEnd) {
+            self.events.truncate(self.events.len().saturating_sub(20));
+            event.seq = self.events.len() as u64;
+        }
+        let is_start = matches!(&event.what, What::Moment { name } if name == START);
+        let Some(count) = &mut self.since_start else {
+            self.since_start = is_start.then_some(0);
+            return false;
+        };
+        *count += 1;
+        let is_fiftieth = count.is_multiple_of(50);
+        if on(Sabotage::RecorderShiftsTimes) && matches!(event.what, What::Object { .. }) {
+            event.at_us += 3_000_000;
+        }
+        if on(Sabotage::RecorderReordersEvents)
+            && is_fiftieth
+            && let Some(last) = self.events.last_mut()
+        {
+            std::mem::swap(&mut last.what, &mut event.what);
+        }
+        on(Sabotage::RecorderDropsEvents) && is_fiftieth
     }
 
     fn write_last(&mut self, is_mark: bool) -> Result<(), RecordError> {

@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use shakedown_core::fault::FaultKind;
 use shakedown_core::plan::{Plan, START};
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::target::{ClusterFact, Endpoint, Progress, Target};
 use shakedown_core::timeline::What;
 use tokio::task::JoinSet;
@@ -156,6 +157,7 @@ pub async fn run_scenario<'a>(
         let ending = noted.map_or_else(|e| Ending::Failed(e.to_string()), |()| Ending::NotRun(why));
         return outcome(ending, false);
     }
+    recorder.sabotage(plan.switches());
     let mut session = Session::new(target, cluster, plan, registry, recorder, undo_log, progress);
     let ending = match session.run().await {
         Ok(()) => Ending::Completed,
@@ -250,7 +252,9 @@ impl<'a> Session<'a> {
         let mut tasks = JoinSet::new();
         let began = recorder.began();
         let events = EventLoop::new(recorder);
-        let witness = Witness::start(&mut tasks, endpoints.clone(), began, &events.sender());
+        let sender = events.sender();
+        let witness =
+            Witness::start(&mut tasks, endpoints.clone(), began, &sender, plan.switches());
         tasks.spawn(pump(target.observe(), events.sender()));
         Self {
             target,
@@ -290,7 +294,10 @@ impl<'a> Session<'a> {
         for step in &self.plan.steps {
             self.step(step).await?;
         }
-        let open_until = self.open_until;
+        let open_until = match self.plan.sabotaged(Sabotage::RunnerEndsEarly) {
+            true => Instant::now(),
+            false => self.open_until,
+        };
         self.wait(open_until, |_| false).await?;
         Ok(())
     }

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shakedown_core::condition::{Compiled, Condition};
 use shakedown_core::kinds::Kind;
 use shakedown_core::partial;
 use shakedown_core::plan::{Action, Check, ObjectRef, Step};
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::timeline::What;
 use tokio::time::Instant;
 
 use crate::api::Call;
-use crate::event_loop::EventLoop;
+use crate::event_loop::{Awaited, EventLoop};
 use crate::goal::Goal;
 use crate::run::{Session, Stop};
 
@@ -24,13 +26,23 @@ impl Session<'_> {
             }
             other => other,
         };
+        let is_write = matches!(
+            &step.action,
+            Action::Apply(_) | Action::Delete(_) | Action::Patch { .. } | Action::Scale { .. }
+        );
+        if is_write && self.plan.sabotaged(Sabotage::RunnerSkipsSteps) {
+            return self.moment(step, Duration::ZERO);
+        }
         match &step.action {
             Action::Fault(fault) => self.inject(step, fault).await?,
             Action::Heal { fault } => self.heal(fault, &step.moment).await?,
             Action::Check(check) => self.check(step, check).await?,
-            Action::Wait { time } => {
+            Action::Wait { time, until: None } => {
                 self.wait(asked + *time, |_| false).await?;
                 self.moment(step, Duration::ZERO)?;
+            }
+            Action::Wait { time, until: Some(until) } => {
+                self.wait_until(step, asked + *time, until).await?;
             }
             Action::Apply(objects) => {
                 for object in objects {
@@ -62,6 +74,43 @@ impl Session<'_> {
         }
         // A fault may end at this step's moment.
         self.service().await
+    }
+
+    /// Lets time pass until a condition is true, at most until a time. Its moment is when that was
+    /// first seen, or else when the time was over.
+    async fn wait_until(
+        &mut self,
+        step: &Step,
+        time: Instant,
+        until: &Condition,
+    ) -> Result<(), Stop> {
+        let compiled = Compiled::new(until).map_err(|error| {
+            Stop::failed(format!("step {} ({})", step.index, step.source), error)
+        })?;
+        self.events.drain()?;
+        let mut awaited = Awaited::new(compiled);
+        awaited.see(self.events.world(), self.events.now_us(), 0);
+        self.events.awaited = Some(awaited);
+        let is_met = |events: &EventLoop<'_>| {
+            events.awaited.as_ref().is_some_and(|awaited| awaited.met_us.is_some())
+        };
+        let waited = self.wait(time, is_met).await;
+        let awaited = self.events.awaited.take().expect("it was set before the wait");
+        waited?;
+        match awaited.met_us {
+            Some((at_us, error_us)) => {
+                let at = self.events.recorder.began() + Duration::from_micros(at_us);
+                let what = What::Moment { name: step.moment.clone() };
+                Ok(self.events.note_at(at, Duration::from_micros(error_us), what)?)
+            }
+            None => {
+                if let Some(why) = awaited.trouble {
+                    let text = format!("step {}: `{until}` has no answer: {why}", step.index);
+                    self.events.note(What::Note { text })?;
+                }
+                self.moment(step, Duration::ZERO)
+            }
+        }
     }
 
     fn moment(&mut self, step: &Step, error: Duration) -> Result<(), Stop> {

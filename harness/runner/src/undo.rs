@@ -109,6 +109,11 @@ impl UndoLog {
         Ok(())
     }
 
+    /// What the log holds under these numbers, and is not done yet.
+    pub fn logged(&self, seqs: &[u64]) -> Vec<Undo> {
+        seqs.iter().filter_map(|seq| Some(self.pending.get(seq)?.undo.clone())).collect()
+    }
+
     /// What is still to be done, the newest first.
     pub fn pending(&self) -> Vec<Logged> {
         self.pending.values().rev().cloned().collect()

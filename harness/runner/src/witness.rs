@@ -13,6 +13,7 @@ use futures::{AsyncBufReadExt, StreamExt};
 use http::Request;
 use serde_json::{Value, json};
 use shakedown_core::kinds::{KINDS, Kind};
+use shakedown_core::sabotage::{Sabotage, Switches};
 use shakedown_core::target::Endpoint;
 use shakedown_core::timeline::{Change, What};
 use shakedown_core::world::Key;
@@ -43,10 +44,12 @@ struct Shared {
     began: Instant,
     /// Which endpoint is used.
     current: Board<usize>,
-    /// When its last read was answered, in microseconds after `began`.
-    good_us: AtomicU64,
+    /// When the last read of each endpoint was answered, in microseconds after `began`: that one
+    /// server is well says nothing of a watch on another.
+    good_us: Vec<AtomicU64>,
     /// The measured delay, in microseconds.
     base_us: AtomicU64,
+    switches: Switches,
 }
 
 /// The witness of one scenario. Its tasks belong to the set that it was started in.
@@ -66,13 +69,16 @@ impl Witness {
         endpoints: Vec<Endpoint>,
         began: Instant,
         sender: &Sender,
+        switches: Switches,
     ) -> Self {
+        let now_us = began.elapsed().as_micros() as u64;
         let shared = Arc::new(Shared {
+            good_us: endpoints.iter().map(|_| AtomicU64::new(now_us)).collect(),
             endpoints,
             began,
             current: Board::new(0),
-            good_us: AtomicU64::new(began.elapsed().as_micros() as u64),
             base_us: AtomicU64::new(0),
+            switches,
         });
         for kind in KINDS.iter().filter(|kind| kind.is_watched) {
             let stream = Stream {
@@ -80,6 +86,7 @@ impl Witness {
                 shared: shared.clone(),
                 sender: sender.clone(),
                 known: BTreeMap::new(),
+                count: 0,
             };
             tasks.spawn(stream.run());
         }
@@ -104,8 +111,9 @@ impl Shared {
         (index, &self.endpoints[index])
     }
 
-    fn good(&self) -> Instant {
-        self.began + Duration::from_micros(self.good_us.load(Ordering::Relaxed))
+    /// When a server was last known to be well.
+    fn good(&self, index: usize) -> Instant {
+        self.began + Duration::from_micros(self.good_us[index].load(Ordering::Relaxed))
     }
 }
 
@@ -123,7 +131,7 @@ async fn pulse(shared: Arc<Shared>) {
             }
             _ => {
                 let good = asked.saturating_duration_since(shared.began).as_micros() as u64;
-                shared.good_us.fetch_max(good, Ordering::Relaxed);
+                shared.good_us[index].fetch_max(good, Ordering::Relaxed);
                 sleep(PULSE).await;
             }
         }
@@ -147,6 +155,8 @@ struct Stream {
     sender: Sender,
     /// What the watch has told so far.
     known: BTreeMap<Key, Value>,
+    /// How many changes came, for the planted defects.
+    count: u64,
 }
 
 impl Stream {
@@ -157,14 +167,22 @@ impl Stream {
         }
         let mut doubt: Option<Instant> = None;
         loop {
-            match self.watch(&mut revision, doubt).await {
+            let (on, opened) = (self.shared.current.get(), Instant::now());
+            let end = self.watch(&mut revision, doubt).await;
+            let since = known_until(self.shared.good(on), opened.elapsed(), doubt);
+            match end {
                 End::Closed => return,
                 End::Broken => {
-                    doubt = Some(self.shared.good());
+                    doubt = Some(since);
                     sleep(RECONNECT).await;
                 }
                 End::Expired(why) => {
-                    let since = self.shared.good();
+                    if self.shared.switches.on(Sabotage::WitnessRelistsSilently) {
+                        sleep(CONNECT_LIMIT).await;
+                        let Some(listed) = self.list(Some(since)).await else { return };
+                        (revision, doubt) = (listed, None);
+                        continue;
+                    }
                     let gap = What::WitnessGap { kind: self.kind.id.into(), why };
                     if self.tell(Duration::ZERO, gap).await.is_err() {
                         return;
@@ -177,12 +195,8 @@ impl Stream {
         }
     }
 
-    async fn tell(
-        &self,
-        error: Duration,
-        what: What,
-    ) -> Result<(), mpsc::error::SendError<Message>> {
-        self.sender.send(Message::Saw { at: Instant::now(), error, what }).await
+    async fn tell(&self, error: Duration, what: What) -> Result<(), mpsc::error::SendError<()>> {
+        self.sender.send(Message::Saw { at: Instant::now(), error, what: Box::new(what) }).await
     }
 
     /// Lists, and tells what is different from what is known. `None` when the scenario is over.
@@ -235,7 +249,7 @@ impl Stream {
         revision: i64,
         error: Duration,
         object: Value,
-    ) -> Result<(), mpsc::error::SendError<Message>> {
+    ) -> Result<(), mpsc::error::SendError<()>> {
         match change {
             Change::Deleted => self.known.remove(&key_of(&object)),
             _ => self.known.insert(key_of(&object), object.clone()),
@@ -286,22 +300,48 @@ impl Stream {
                 _ => return End::Broken,
             };
             *revision = revision_of(&object);
-            let error = self.error(doubt.filter(|_| Instant::now() <= caught_up));
+            self.count += 1;
+            if self.overlooks(change) {
+                continue;
+            }
+            if self.count.is_multiple_of(40)
+                && self.shared.switches.on(Sabotage::WitnessRelistsSilently)
+            {
+                return End::Expired(String::new());
+            }
+            let error = self.error(index, doubt.filter(|_| Instant::now() <= caught_up));
             if self.changed(change, *revision, error, object).await.is_err() {
                 return End::Closed;
             }
         }
     }
 
+    /// Whether a planted defect hides a change. Never without one.
+    fn overlooks(&self, change: Change) -> bool {
+        let on = |sabotage| self.shared.switches.on(sabotage);
+        (change == Change::Deleted && on(Sabotage::WitnessMissesDeletions))
+            || (self.count.is_multiple_of(20) && on(Sabotage::WitnessMissesChanges))
+    }
+
     /// How much earlier than now a change may have happened.
-    fn error(&self, doubt: Option<Instant>) -> Duration {
+    fn error(&self, on: usize, doubt: Option<Instant>) -> Duration {
         let base = Duration::from_micros(self.shared.base_us.load(Ordering::Relaxed));
         let now = Instant::now();
         // A server that has missed a pulse and the next may have stood still since the last answer.
-        let silence = now.saturating_duration_since(self.shared.good());
+        let silence = now.saturating_duration_since(self.shared.good(on));
         let silence = if silence > PULSE * 2 { silence } else { Duration::ZERO };
         let doubt = doubt.map(|since| now.saturating_duration_since(since)).unwrap_or_default();
         base + silence.max(doubt)
+    }
+}
+
+/// Until when everything that happened was seen, once a watch has ended: until its server was last
+/// well. A watch that did not live to catch up leaves it at what was known before.
+fn known_until(good: Instant, lived: Duration, before: Option<Instant>) -> Instant {
+    match before {
+        Some(before) if lived < CATCH_UP => before,
+        Some(before) => before.max(good),
+        None => good,
     }
 }
 
@@ -363,5 +403,45 @@ impl Canary<'_> {
     /// Deletes it.
     pub async fn delete(&self) -> Result<(), ApiError> {
         call(self.endpoints, &Call::delete(self.path(CANARY), json!({}))).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_seen_reaches_to_when_the_server_of_the_watch_was_well() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (short, long) = (Duration::from_millis(200), Duration::from_secs(20));
+        for (good, lived, before, until) in [
+            (13, long, None, 13),
+            (13, short, None, 13),
+            // The next watch broke before it had told anything.
+            (18, short, Some(13), 13),
+            (9, short, Some(13), 13),
+            // It lived, and its server was well since.
+            (18, long, Some(13), 18),
+            (9, long, Some(13), 13),
+        ] {
+            let found = known_until(at(good), lived, before.map(at));
+            assert_eq!(found, at(until), "{good} {lived:?} {before:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_one_server_is_well_says_nothing_of_another() {
+        let began = Instant::now();
+        let shared = Shared {
+            endpoints: Vec::new(),
+            began,
+            current: Board::new(1),
+            good_us: vec![AtomicU64::new(13_000_000), AtomicU64::new(19_000_000)],
+            base_us: AtomicU64::new(0),
+            switches: Switches::default(),
+        };
+        assert_eq!(shared.good(0), began + Duration::from_secs(13));
+        assert_eq!(shared.good(1), began + Duration::from_secs(19));
     }
 }

@@ -12,7 +12,7 @@ use shakedown_core::plan::Plan;
 use shakedown_core::planner::Planner;
 use shakedown_core::scenario;
 use shakedown_core::target::Parameters;
-use shakedown_core::timeline::{Event, FaultPhase, Outcome, What};
+use shakedown_core::timeline::{Event, FaultPhase, Operation, Outcome, Reads, What};
 use shakedown_runner::{
     Ending, Limits, Recorder, RunOutcome, UndoLog, read_undo_log, run_pack, run_scenario,
 };
@@ -300,9 +300,54 @@ async fn the_witness_moves_on_when_its_server_dies() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_ends_as_soon_as_its_condition_is_true_and_else_in_time() {
+    let steps = "
+  given:
+  - pod: bare
+    on: any worker
+    as: bare
+  bind: {victim: node of $bare}
+  steps:
+  - {fault: node-pause, on: $victim, as: pause}
+  - {wait: 90s, until: {node: $victim, status: {conditions: [{type: Ready, status: Unknown}]}}, as: noticed}
+  - {wait: 90s, until: {node: $victim}, as: at-once}
+  - {wait: 7s, until: {cel: \"cluster.seen['leader-changed'] > 0\"}, as: never}
+  - {wait: 90s, until: {cel: \"cluster.seen['node-went-unknown'] > 0\"}, as: counted}
+";
+    let ran = run("wait-until", noticing(), steps).await;
+    assert_eq!(ran.outcome.ending, Ending::Completed, "{:?}", troubles(&ran.events));
+    let at = |name: &str| moment(&ran.events, name);
+    // Proofs and requests take a few milliseconds.
+    let about = |from: &str, to: &str, millis: u64| {
+        let took = at(to) - at(from);
+        assert!((millis..millis + 500).contains(&took), "{from} to {to}: {took} ms");
+    };
+    about("pause", "noticed", 40_000);
+    about("noticed", "at-once", 0);
+    about("at-once", "never", 7_000);
+    about("never", "counted", 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_members_store_is_hashed_at_one_revision() {
+    let ran = run("hashes", noticing(), NOTICED).await;
+    let hashes: Vec<(&str, u64, i64)> = ran
+        .events
+        .iter()
+        .filter_map(|event| match &event.what {
+            What::StoreHash { node, hash, revision, compacted: 2 } => {
+                Some((node.as_str(), *hash, *revision))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(hashes, [("cp-1", 77, 7), ("cp-2", 77, 7)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn clients_read_and_write_all_the_while() {
     let steps = "
-  workload: {clients: 4, mix: {create: 2, update: 5, delete: 1, get: 4, watch: 2}, over: configmaps, rate: 50/s}
+  workload: {clients: 4, mix: {create: 2, update: 5, delete: 1, get: 4, list: 2, patch: 2, watch: 3}, over: configmaps, rate: 50/s}
   steps:
   - {wait: 30s}
   - {eventually: {cel: cluster.writes.succeeding}, within: [0s, 1s]}
@@ -318,13 +363,31 @@ async fn clients_read_and_write_all_the_while() {
         })
         .collect();
     assert!((1200..1700).contains(&operations.len()), "{}", operations.len());
-    for verb in ["create", "update", "delete", "get"] {
+    for verb in ["create", "update", "delete", "get", "list", "patch"] {
         let good = operations
             .iter()
             .filter(|it| it.verb == verb && matches!(it.outcome, Outcome::Ok { .. }));
         assert!(good.count() > 10, "{verb}");
     }
     assert!(operations.iter().any(|it| matches!(it.outcome, Outcome::Refused { code: 409, .. })));
+    let patches = |on_condition: bool| {
+        let asked =
+            move |it: &&&Operation| it.verb == "patch" && it.expected.is_some() == on_condition;
+        operations.iter().filter(asked).count()
+    };
+    assert!(patches(true) > 10 && patches(false) > 10);
+    let wants = |verb: &str, wanted: fn(&Reads) -> bool| {
+        operations.iter().filter(|it| it.verb == verb && wanted(&it.reads)).count()
+    };
+    for verb in ["get", "list"] {
+        assert!(wants(verb, |reads| *reads == Reads::Latest) > 10, "{verb}");
+        assert!(wants(verb, |reads| *reads == Reads::Any) > 5, "{verb}");
+        assert!(wants(verb, |reads| matches!(reads, Reads::NotOlderThan(1..))) > 5, "{verb}");
+    }
+    assert!(wants("list", |reads| matches!(reads, Reads::Exact(1..))) > 5);
+    assert_eq!(wants("get", |reads| matches!(reads, Reads::Exact(_))), 0);
+    let listed = operations.iter().filter_map(|it| it.listed.as_ref());
+    assert!(listed.clone().count() > 50 && listed.map(|listed| listed.len()).sum::<usize>() > 50);
     let delivered =
         ran.events.iter().filter(|event| matches!(event.what, What::Delivered { .. })).count();
     assert!(delivered > 200, "{delivered}");
@@ -333,7 +396,7 @@ async fn clients_read_and_write_all_the_while() {
     });
     assert!(resumed.count() > 1);
     // In the end every object is read once more.
-    let last = operations.iter().filter(|it| it.client == 8).count();
+    let last = operations.iter().filter(|it| it.client == 9).count();
     assert_eq!(last, 16);
 }
 

@@ -216,6 +216,12 @@ impl Target for FakeTarget {
                 let member = if node == "cp-1" { 1 } else { 2 };
                 Ok(Reading::EtcdMember { member, leader: 2, term: 3, revision: 4 })
             }
+            // The second member is behind the first; at the same revision they hold the same.
+            Probe::StoreHash { node, revision } => {
+                let newest = if node == "cp-1" { 9 } else { 7 };
+                let revision = if *revision == 0 { newest } else { *revision };
+                Ok(Reading::StoreHash { hash: revision as u64 * 11, revision, compacted: 2 })
+            }
             other => panic!("{other:?}"),
         }
     }
