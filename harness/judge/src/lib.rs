@@ -3,27 +3,43 @@
 //! The timeline is the only evidence. What was not seen is INVALID, never a pass; an error of
 //! observation can hide a violation and never invent one.
 
+mod books;
+mod calibration;
 pub mod checks;
+pub mod differential;
 pub mod finding;
+pub mod history;
 pub mod invariants;
 pub mod scene;
 #[cfg(test)]
 #[expect(clippy::too_many_arguments, reason = "a line of a test timeline is one call")]
 mod testing;
+pub mod traffic;
 pub mod truth;
 
 use shakedown_core::plan::Plan;
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::timeline::{Event, FORMAT, What};
 use shakedown_core::verdict::{CheckVerdict, RunVerdict, ScenarioVerdict, Verdict};
 
+pub use differential::differential;
 use finding::Judged;
 use scene::Scene;
 
 /// The shape of `verdicts.json`; raised when it changes.
 pub const VERDICTS_FORMAT: u32 = 1;
 
-/// Judges one scenario.
+/// Judges one scenario, by a judge that has shown that it can.
 pub fn judge(plan: &Plan, timeline: &[Event]) -> ScenarioVerdict {
+    let mut judged = judge_uncalibrated(plan, timeline);
+    if let Some(wrong) = calibration::judge(plan) {
+        judged.verdict = Verdict::worst([judged.verdict, wrong.verdict]);
+        judged.checks.insert(0, wrong);
+    }
+    judged
+}
+
+fn judge_uncalibrated(plan: &Plan, timeline: &[Event]) -> ScenarioVerdict {
     let Some(scene) = Scene::of(plan, timeline) else {
         let message = format!("the timeline has no scenario `{}`", plan.scenario);
         return verdict(
@@ -40,7 +56,9 @@ pub fn judge(plan: &Plan, timeline: &[Event]) -> ScenarioVerdict {
     }
     let mut checks: Vec<CheckVerdict> = timeline_trouble(&scene).into_iter().collect();
     checks.extend(harness_trouble(&scene));
+    checks.extend(books::judge(&scene));
     checks.extend(checks::judge(&scene));
+    checks.extend(traffic::judge(&scene));
     checks.extend(invariants::judge(&scene));
     let virtual_us = scene.own().first().map_or(0, |began| {
         scene.own().last().map_or(0, |last| last.at_us.saturating_sub(began.at_us))
@@ -76,7 +94,11 @@ pub fn not_run(plan: &Plan, why: &str) -> ScenarioVerdict {
     verdict(plan, vec![Judged::new(Verdict::NotRun, why).into_check("abilities")], 0)
 }
 
-fn verdict(plan: &Plan, checks: Vec<CheckVerdict>, virtual_ms: u64) -> ScenarioVerdict {
+fn verdict(plan: &Plan, mut checks: Vec<CheckVerdict>, virtual_ms: u64) -> ScenarioVerdict {
+    if plan.sabotaged(Sabotage::JudgePassesInvalid) {
+        let invalid = checks.iter_mut().filter(|check| check.verdict == Verdict::Invalid);
+        invalid.for_each(|check| check.verdict = Verdict::Pass);
+    }
     ScenarioVerdict {
         id: plan.scenario.clone(),
         title: plan.title.clone(),
@@ -102,7 +124,7 @@ fn timeline_trouble(scene: &Scene<'_>) -> Option<CheckVerdict> {
     let hole =
         hole.map(|pair| format!("events are missing between {} and {}", pair[0].seq, pair[1].seq));
     let unfinished = (!scene.has_ended).then(|| "the scenario's end was not seen".to_owned());
-    let message = message.or(hole).or(unfinished)?;
+    let message = message.or(hole).or(unfinished).or_else(|| books::broken_seal(scene))?;
     Some(Judged::new(Verdict::Invalid, message).into_check("timeline"))
 }
 

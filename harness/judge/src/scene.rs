@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use shakedown_core::lever::Undo;
 use shakedown_core::plan::{Plan, START};
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::target::{ClusterFact, Parameters, Role};
 use shakedown_core::timeline::{Change, Event, FaultPhase, What};
+
+use crate::history::History;
 
 /// Pods, in timelines.
 pub const PODS: &str = "pods";
@@ -76,8 +79,10 @@ pub struct FaultSpan<'a> {
     pub fault: &'a str,
     /// What it was done to.
     pub targets: &'a [String],
-    /// What was logged to take it back.
+    /// What takes it back.
     pub undo: &'a [Undo],
+    /// What the undo log held before it was done.
+    pub logged: &'a [Undo],
     /// Where it stood when, and what was shown.
     pub phases: Vec<(FaultPhase, Instant)>,
 }
@@ -168,6 +173,8 @@ pub struct Scene<'a> {
     pub troubles: Vec<(Instant, &'a str, &'a str)>,
     /// The audit log.
     pub audit: Vec<AuditLine<'a>>,
+    /// What the workload did.
+    history: Option<History<'a>>,
 }
 
 impl<'a> Scene<'a> {
@@ -199,8 +206,10 @@ impl<'a> Scene<'a> {
             gaps: Vec::new(),
             troubles: Vec::new(),
             audit: Vec::new(),
+            history: None,
         };
         scene.index();
+        scene.history = Some(History::of(&scene));
         Some(scene)
     }
 
@@ -218,6 +227,7 @@ impl<'a> Scene<'a> {
             let when = Instant::of(event);
             match &event.what {
                 What::Moment { name } => has_started |= name == START,
+                What::WitnessGap { .. } if self.plan.sabotaged(Sabotage::JudgeIgnoresGaps) => {}
                 What::WitnessGap { kind, .. } => {
                     self.gaps.push((when, kind));
                     relisted.insert(kind, when.seq);
@@ -230,11 +240,21 @@ impl<'a> Scene<'a> {
                 What::Fault { name, fault, phase, targets, undo, .. } => {
                     let known = self.faults.iter().position(|span| span.name == name);
                     let at = known.unwrap_or_else(|| {
-                        self.faults.push(FaultSpan { name, fault, targets, undo, phases: vec![] });
+                        self.faults.push(FaultSpan {
+                            name,
+                            fault,
+                            targets,
+                            undo,
+                            logged: &[],
+                            phases: vec![],
+                        });
                         self.faults.len() - 1
                     });
                     let span = &mut self.faults[at];
                     span.phases.push((*phase, when));
+                    if *phase == FaultPhase::UndoLogged {
+                        span.logged = undo;
+                    }
                     if !undo.is_empty() {
                         span.undo = undo;
                     }
@@ -283,6 +303,11 @@ impl<'a> Scene<'a> {
         all.push(seen);
     }
 
+    /// What the workload did, and the witness's log of it.
+    pub fn history(&self) -> &History<'a> {
+        self.history.as_ref().expect("a scene is made with its history")
+    }
+
     /// The timings in force.
     pub fn parameters(&self) -> Parameters {
         self.cluster.map_or(self.plan.cluster.parameters, |cluster| cluster.parameters)
@@ -309,7 +334,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The changes of one object.
-    pub fn history(&self, kind: &'a str, key: &str) -> impl DoubleEndedIterator<Item = &Seen<'a>> {
+    pub fn changes(&self, kind: &'a str, key: &str) -> impl DoubleEndedIterator<Item = &Seen<'a>> {
         let all = self.of_kind(kind);
         let places = self.histories.get(&(kind, key.to_owned()));
         places.into_iter().flatten().map(move |at| &all[*at])
@@ -342,6 +367,38 @@ impl<'a> Scene<'a> {
         gap || self.troubles.iter().any(|(when, ..)| inside(*when))
     }
 
+    /// Whether no fault at all was in effect at any time in the interval: controllers have the time of
+    /// an election and of a heartbeat after the end of each.
+    pub fn is_calm(&self, from_us: i64, to_us: i64) -> bool {
+        let parameters = self.parameters();
+        let after = parameters.lease
+            + 2 * parameters.retry
+            + parameters.heartbeat
+            + 4 * parameters.election
+            + parameters.monitor;
+        self.is_calm_after(i64::try_from(after.as_micros()).unwrap_or(i64::MAX / 4), from_us, to_us)
+    }
+
+    /// As [`Scene::is_calm`], with so much time after the end of each fault.
+    pub fn is_calm_after(&self, after_us: i64, from_us: i64, to_us: i64) -> bool {
+        let began = self.faults.iter().filter_map(|span| Some((span.began()?.0, span.over())));
+        let is_broken = began.into_iter().any(|(began, over)| {
+            began <= to_us && over.is_none_or(|over| over.saturating_add(after_us) >= from_us)
+        });
+        !is_broken && !self.troubles.iter().any(|(when, ..)| when.at_us <= to_us)
+    }
+
+    /// Whether a fault of this kind was ever done.
+    pub fn had_fault(&self, word: &str) -> bool {
+        self.faults.iter().any(|span| span.fault.contains(word) && span.began().is_some())
+    }
+
+    /// An object as it was at a revision; `None` if there was none, or it is not known.
+    pub fn object_at_revision(&self, kind: &'a str, key: &str, revision: i64) -> Option<&Seen<'a>> {
+        let last = self.changes(kind, key).rfind(|seen| seen.revision <= revision)?;
+        (last.change != Change::Deleted).then_some(last)
+    }
+
     /// Whether a fault other than `except` disturbs the control plane at some time in the interval:
     /// promises of controllers in time do not count then. Each is given the time of an election
     /// after its end.
@@ -352,7 +409,9 @@ impl<'a> Scene<'a> {
         let masters = self.names(Role::ControlPlane);
         self.faults
             .iter()
-            .filter(|span| span.name != except && touches(span, &masters))
+            // A wrong wall clock is no excuse: see `invariants/silence.rs`.
+            .filter(|span| span.name != except && span.fault != "clock-skew")
+            .filter(|span| touches(span, &masters))
             .filter_map(|span| Some((span.began()?.0, span.over())))
             .any(|(began, over)| {
                 began <= to_us && over.is_none_or(|over| over + election >= from_us)

@@ -11,9 +11,10 @@ use shakedown_core::partial::Partial;
 use shakedown_core::plan::{
     Action, Blast, Check, Ends, FORMAT, FaultStep, Plan, START, Step, Word,
 };
+use shakedown_core::seal::Seal;
 use shakedown_core::target::{ClusterFact, ClusterSpec, NodeFact, Parameters, Role};
 use shakedown_core::timeline::{
-    Change, Event, Evidence, FORMAT as TIMELINE_FORMAT, FaultPhase, Operation, Outcome, What,
+    Change, Event, Evidence, FORMAT as TIMELINE_FORMAT, FaultPhase, Operation, Outcome, Reads, What,
 };
 use shakedown_core::verdict::CheckVerdict;
 use shakedown_core::window::{Window, evaluate};
@@ -31,6 +32,7 @@ fn plan(steps: Vec<Step>) -> Plan {
         cluster: ClusterSpec {
             control_planes: 3,
             workers: 3,
+            zones: 1,
             parameters: Parameters::default(),
             sabotages: vec![],
         },
@@ -41,6 +43,7 @@ fn plan(steps: Vec<Step>) -> Plan {
         workload: None,
         steps,
         invariants: vec![],
+        reaches: vec![],
     }
 }
 
@@ -228,11 +231,19 @@ impl Tape {
 
     /// A ReplicaSet with uid `uid-<name>`, whose status says that all is well.
     pub(crate) fn replica_set(&mut self, name: &str, replicas: u32) {
+        self.replica_set_of(name, &format!("uid-{name}"), replicas);
+    }
+
+    /// A new ReplicaSet by the name of one that is gone.
+    pub(crate) fn replica_set_again(&mut self, name: &str, replicas: u32) {
+        self.replica_set_of(name, &format!("uid-{name}-again"), replicas);
+    }
+
+    fn replica_set_of(&mut self, name: &str, uid: &str, replicas: u32) {
         self.put(
             "replicasets.apps",
             json!({
-                "metadata": {"namespace": NAMESPACE, "name": name, "uid": format!("uid-{name}"),
-                    "generation": 1},
+                "metadata": {"namespace": NAMESPACE, "name": name, "uid": uid, "generation": 1},
                 "spec": {"replicas": replicas},
                 "status": {"observedGeneration": 1, "replicas": replicas, "readyReplicas": replicas},
             }),
@@ -283,6 +294,8 @@ impl Tape {
             key: format!("{NAMESPACE}/{name}"),
             value: value.map(str::to_owned),
             expected: None,
+            reads: Reads::Latest,
+            listed: None,
             call_us: micros(call),
             outcome,
         }));
@@ -310,15 +323,61 @@ impl Tape {
         expected: i64,
     ) {
         self.op(verb, name, value, answer);
-        if let Some(Event { what: What::Operation(op), .. }) = self.events.last_mut() {
-            op.expected = Some(expected);
-        }
+        self.change_op(|op| op.expected = Some(expected));
     }
 
     /// A read.
     pub(crate) fn read(&mut self, name: &str, value: Option<&str>, (call, revision): (f64, i64)) {
         let outcome = Outcome::Ok { revision, value: value.map(str::to_owned) };
         self.operation("get", name, None, call, outcome);
+    }
+
+    /// A read that asks for a state.
+    pub(crate) fn read_as(
+        &mut self,
+        name: &str,
+        reads: Reads,
+        value: Option<&str>,
+        answer: (f64, i64),
+    ) {
+        self.read(name, value, answer);
+        self.change_op(|op| op.reads = reads);
+    }
+
+    /// A list of the namespace, as it was answered.
+    pub(crate) fn list(
+        &mut self,
+        reads: Reads,
+        (call, revision): (f64, i64),
+        listed: &[(&str, i64)],
+    ) {
+        let outcome = Outcome::Ok { revision, value: None };
+        self.operation("list", "", None, call, outcome);
+        let listed = listed.iter().map(|(name, at)| (format!("{NAMESPACE}/{name}"), *at)).collect();
+        self.change_op(|op| (op.reads, op.listed) = (reads, Some(listed)));
+    }
+
+    /// Changes the last operation.
+    pub(crate) fn change_op(&mut self, change: impl FnOnce(&mut Operation)) {
+        if let Some(Event { what: What::Operation(op), .. }) = self.events.last_mut() {
+            change(op);
+        }
+    }
+
+    /// Any object, as the witness sees it.
+    pub(crate) fn thing(&mut self, kind: &str, object: Value) {
+        self.put(kind, object);
+    }
+
+    /// What an etcd member says, with its revision.
+    pub(crate) fn etcd_at(&mut self, node: &str, member: u64, revision: i64) {
+        let node = node.to_owned();
+        self.see(What::EtcdMember { node, member, leader: 1, term: 2, revision });
+    }
+
+    /// What a member's store holds.
+    pub(crate) fn hash(&mut self, node: &str, hash: u64, revision: i64) {
+        self.see(What::StoreHash { node: node.to_owned(), hash, revision, compacted: 0 });
     }
 
     /// A write without an answer.
@@ -456,8 +515,21 @@ impl Tape {
 
     /// The plan, and the timeline up to the scenario's end, which is now.
     pub(crate) fn finish(&mut self) -> (Plan, Vec<Event>) {
+        self.seal();
         self.see(What::ScenarioEnded { id: SCENARIO.to_owned() });
         (self.plan.clone(), self.events.clone())
+    }
+
+    /// Notes what was to be recorded, as the runner does.
+    fn seal(&mut self) {
+        let mut seal = Seal::default();
+        let began = |event: &&Event| !matches!(event.what, What::ScenarioBegan { .. });
+        for event in self.events.iter().skip_while(began) {
+            seal.count(&event.what);
+            seal.chain(event.at_us, event.error_us, &event.what);
+        }
+        let digest = seal.digest();
+        self.see(What::Sealed { counts: seal.counts, digest });
     }
 
     fn all(&mut self) -> Vec<CheckVerdict> {

@@ -4,6 +4,7 @@
 
 use shakedown_core::condition::Compiled;
 use shakedown_core::plan::Check;
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::timeline::What;
 use shakedown_core::world::World;
 
@@ -21,7 +22,7 @@ pub struct Answer {
 /// The answers to one check's condition.
 #[derive(Debug, Clone, Default)]
 pub struct Truth {
-    /// In order; the last one lasts until the scenario's end.
+    /// In order, from the check's moment on; the last one lasts until the scenario's end.
     pub answers: Vec<Answer>,
     /// The kinds of object that the condition speaks of.
     pub kinds: Vec<String>,
@@ -43,15 +44,37 @@ pub fn of_checks(scene: &Scene<'_>) -> Vec<Truth> {
         .zip(&compiled)
         .map(|((_, check), compiled)| about(check, compiled.as_ref()))
         .collect();
+    // A check's window counts from its moment: what was true before it is never asked for, but for the
+    // answer that is in force when it comes.
+    let mut is_open: Vec<bool> = vec![false; truths.len()];
     let mut world = World::new();
     for (place, event) in scene.events.iter().enumerate() {
-        world.apply(event);
+        let is_seen = match &event.what {
+            // What no condition speaks of need not be taken in.
+            What::Object { .. } => {
+                compiled.iter().flatten().any(|compiled| compiled.can_change(event))
+            }
+            _ => true,
+        };
+        if is_seen {
+            world.apply(event);
+        }
         if place < scene.began {
             continue;
         }
-        for (compiled, truth) in compiled.iter_mut().zip(&mut truths) {
+        let came = match &event.what {
+            What::Moment { name } => Some(name),
+            _ => None,
+        };
+        let each = compiled.iter_mut().zip(&mut truths).zip(&mut is_open);
+        for (((compiled, truth), is_open), (_, check)) in each.zip(scene.plan.checks()) {
             let Ok(compiled) = compiled else { continue };
-            // Before names are bound and objects are listed there is nothing to ask.
+            let opens = !*is_open && came.is_some_and(|name| *name == check.after);
+            *is_open |= opens;
+            let is_asked = opens || (*is_open && compiled.can_change(event));
+            if !is_asked {
+                continue;
+            }
             let is_true = compiled.holds(&world).map_err(|why| why.to_string());
             if truth.answers.last().is_none_or(|last| last.is_true != is_true) {
                 truth.answers.push(Answer { since: Instant::of(event), is_true });
@@ -108,6 +131,9 @@ impl Truth {
     /// Whether anything that the condition speaks of was seen before this time: without it the
     /// answer means nothing.
     pub fn has_data(&self, scene: &Scene<'_>, from_us: i64, until_us: i64) -> bool {
+        if scene.plan.sabotaged(Sabotage::JudgePassesNoData) {
+            return true;
+        }
         let objects = self.kinds.iter().any(|kind| {
             scene.of_kind(kind).first().is_some_and(|seen| seen.when.earliest() <= until_us)
         });

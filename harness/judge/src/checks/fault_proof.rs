@@ -2,9 +2,14 @@
 //!
 //! Not proven, or lost while it should have lasted, is INVALID: what was observed says nothing about
 //! the promise. Not proven healed is HARNESS: nothing after it can be trusted.
+//! A rule that waits for its occasion is armed when it is proven. If the occasion never came, nothing
+//! was done to the cluster, and that is INVALID, too.
 
-use shakedown_core::lever::Undo;
+use std::collections::{BTreeMap, BTreeSet};
+
+use shakedown_core::lever::{Component, ProcessState, Reading, Undo};
 use shakedown_core::plan::FaultStep;
+use shakedown_core::roles::Who;
 use shakedown_core::timeline::{Evidence, FaultPhase, What};
 use shakedown_core::verdict::Verdict;
 
@@ -16,13 +21,71 @@ pub(super) fn judge(scene: &Scene<'_>, name: &str, step: &FaultStep) -> Judged {
         let message = format!("fault `{name}` ({}) was never begun", step.fault);
         return Judged::new(Verdict::Invalid, message);
     };
-    let (verdict, why) = lived(scene, span);
+    let (mut verdict, mut why) = lived(scene, span);
+    let doubt = misbound(scene, name, step).or_else(|| unseen(scene, span));
+    if let Some(doubt) = doubt.filter(|_| verdict == Verdict::Pass) {
+        (verdict, why) = (Verdict::Invalid, doubt);
+    }
     let error = span.first(FaultPhase::Proven).map_or(0, |proven| proven.error_us);
     let mut judged =
         Judged::new(verdict, format!("{} on {}: {why}", span.fault, span.targets.join("; ")));
     judged.error_ms = millis(error);
     judged.observed_ms = proof_time(span).map(millis);
     judged
+}
+
+/// Why a fault on bound names was not done to what they stand for.
+fn misbound(scene: &Scene<'_>, name: &str, step: &FaultStep) -> Option<String> {
+    let bound = |wanted: &str| {
+        scene.own().iter().find_map(|event| match &event.what {
+            What::Bound { name, to } if name == wanted => Some(to),
+            _ => None,
+        })
+    };
+    let mut promised = BTreeSet::new();
+    for who in &step.on {
+        let Who::Binding(binding) = who else { return None };
+        promised.extend(bound(binding)?);
+    }
+    if step.on.is_empty() {
+        return None;
+    }
+    let done: BTreeSet<&String> = bound(&format!("{name}.on")).into_iter().flatten().collect();
+    let told = |names: &BTreeSet<&String>| {
+        names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    (promised != done)
+        .then(|| format!("meant for {}, and done to {}", told(&promised), told(&done)))
+}
+
+/// Why what the target itself tells of processes belies the proof: the word of the fault is not
+/// enough. Says nothing of targets that do not tell of a node's processes.
+fn unseen(scene: &Scene<'_>, span: &FaultSpan<'_>) -> Option<String> {
+    if !["node-kill", "node-pause", "process-kill", "process-stop"].contains(&span.fault) {
+        return None;
+    }
+    let planned = span.first(FaultPhase::Planned)?;
+    let until = span.first(FaultPhase::Removed).map_or(u64::MAX, |removed| removed.seq);
+    let belied = span.targets.iter().find(|target| {
+        let (node, part) = target.split_once('/').unwrap_or((target, ""));
+        // The process of each component before the fault.
+        let mut before: BTreeMap<Component, &str> = BTreeMap::new();
+        let is_seen = scene.own().iter().any(|event| match &event.what {
+            What::Process { node: of, component, state, identity }
+                if of == node && (part.is_empty() || component.name() == part) =>
+            {
+                if event.seq < planned.seq {
+                    before.insert(*component, identity);
+                    return false;
+                }
+                let is_other = before.get(component).is_some_and(|known| known != identity);
+                event.seq <= until && (is_other || *state != ProcessState::Running)
+            }
+            _ => false,
+        });
+        !before.is_empty() && !is_seen
+    })?;
+    Some(format!("the target itself saw nothing happen to the processes of {belied}"))
 }
 
 /// How long it took until it was proven.
@@ -63,9 +126,14 @@ fn lived(scene: &Scene<'_>, span: &FaultSpan<'_>) -> (Verdict, String) {
             format!("the proof does not hold: {}", told(FaultPhase::Proven)),
         );
     }
+    if span.undo.iter().any(|undo| matches!(undo, Undo::Unmeddle { .. }))
+        && times_met(scene, span.name) == 0
+    {
+        return (Verdict::Invalid, "armed, but never met: nothing was done".to_owned());
+    }
     let logged = span.first(FaultPhase::UndoLogged);
     let was_logged = match (logged, applied) {
-        (Some(logged), Some(applied)) => logged.seq < applied.seq,
+        (Some(logged), Some(applied)) => logged.seq < applied.seq && span.logged == span.undo,
         _ => false,
     };
     if !is_momentary && !was_logged {
@@ -80,6 +148,20 @@ fn lived(scene: &Scene<'_>, span: &FaultSpan<'_>) -> (Verdict, String) {
         None => "proven".to_owned(),
     };
     (Verdict::Pass, sustained)
+}
+
+/// How often the rules of a fault were met, by the last that was heard of the one met most.
+fn times_met(scene: &Scene<'_>, name: &str) -> u64 {
+    let mut met = 0;
+    for event in scene.own() {
+        let What::Fault { name: known, evidence, .. } = &event.what else { continue };
+        for piece in evidence.iter().filter(|piece| known == name && piece.holds) {
+            if let Some(Reading::Meddled { in_place: true, hits }) = piece.reading {
+                met = met.max(hits);
+            }
+        }
+    }
+    met
 }
 
 fn pieces<'a>(scene: &Scene<'a>, name: &str, phase: FaultPhase) -> Option<&'a [Evidence]> {
@@ -106,10 +188,12 @@ fn evidence(scene: &Scene<'_>, name: &str, phase: FaultPhase) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shakedown_core::lever::{Reading, Undo};
     use shakedown_core::timeline::FaultPhase::{
         Applied, HealProven, HealUnproven, Lost, Planned, Proven, Removed, Sustained, UndoLogged,
         Unproven,
     };
+    use shakedown_core::timeline::What;
 
     use crate::testing::{Tape, kill};
 
@@ -148,6 +232,38 @@ mod tests {
             tape.fault("kill", "node-kill", phase, &["worker-1"]);
         }
         assert_eq!(tape.at(100.0).verdict("fault/kill"), "INVALID");
+    }
+
+    /// The verdict on a rule that was met so often, by the evidence of its end.
+    fn armed(undo: &Undo, met: Option<(bool, u64)>) -> String {
+        let mut tape = Tape::new(kill());
+        for phase in [Planned, UndoLogged, Applied, Proven, Sustained, Removed, HealProven] {
+            tape.fault("kill", "freeze-view", phase, &["cp-1/kube-scheduler"]);
+        }
+        let (plan, mut timeline) = tape.at(100.0).finish();
+        for event in &mut timeline {
+            let What::Fault { phase, undo: logged, evidence, .. } = &mut event.what else {
+                continue;
+            };
+            *logged = vec![undo.clone()];
+            if let (HealProven, Some((in_place, hits))) = (&*phase, met) {
+                evidence[0].reading = Some(Reading::Meddled { in_place, hits });
+            }
+        }
+        let checks = crate::judge(&plan, &timeline).checks;
+        let check = checks.iter().find(|check| check.id == "fault/kill").expect("it is judged");
+        check.verdict.word().to_owned()
+    }
+
+    #[test]
+    fn a_rule_that_was_never_met_proves_nothing() {
+        let rule = Undo::Unmeddle { id: "kill-cp-1".to_owned() };
+        assert_eq!(armed(&rule, Some((true, 1))), "PASS");
+        assert_eq!(armed(&rule, Some((true, 0))), "INVALID");
+        assert_eq!(armed(&rule, Some((false, 3))), "INVALID");
+        assert_eq!(armed(&rule, None), "INVALID");
+        let other = Undo::StartNode { node: "cp-1".to_owned() };
+        assert_eq!(armed(&other, None), "PASS");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The checks of a plan: the four words, and the proof of each fault.
+//! The checks of a plan: the four words, the proof of each fault, and what had to be reached.
 //!
 //! Each answers for one step. What was not seen, or a moment that never came, is never a pass.
 
@@ -7,9 +7,11 @@ mod eventually;
 mod fault_proof;
 mod never;
 mod period;
+mod reached;
 mod settles;
 
-use shakedown_core::plan::{Check, Word};
+use shakedown_core::plan::{Check, Plan, Word};
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::timeline::What;
 use shakedown_core::verdict::CheckVerdict;
 
@@ -39,7 +41,7 @@ const KINDS: &[Kind] = &[
     Kind { word: Word::Settles, judge: settles::judge },
 ];
 
-/// Every fault and every expectation, in the order of the plan.
+/// Every fault and every expectation, in the order of the plan; then what had to be reached.
 pub fn judge(scene: &Scene<'_>) -> Vec<CheckVerdict> {
     let mut checks: Vec<_> = scene
         .plan
@@ -54,7 +56,8 @@ pub fn judge(scene: &Scene<'_>) -> Vec<CheckVerdict> {
         checks.push((step.index, expectation(scene, check, truth).into_check(&check.id)));
     }
     checks.sort_by_key(|(index, _)| *index);
-    checks.into_iter().map(|(_, check)| check).collect()
+    let reached = reached::judge(scene);
+    checks.into_iter().map(|(_, check)| check).chain(reached).collect()
 }
 
 fn expectation(scene: &Scene<'_>, check: &Check, truth: &Truth) -> Judged {
@@ -83,17 +86,31 @@ fn moment(scene: &Scene<'_>, name: &str) -> Option<Instant> {
     })
 }
 
+/// The bounds of a check's window, unless a planted defect has others.
+fn bounds(plan: &Plan, check: &Check) -> (i64, i64) {
+    let (low, high) = (micros(check.window.low), micros(check.window.high));
+    if plan.sabotaged(Sabotage::JudgeSwapsBounds) {
+        (high, low)
+    } else if plan.sabotaged(Sabotage::JudgeIgnoresLowerBounds) {
+        (0, high)
+    } else if plan.sabotaged(Sabotage::JudgeWidensWindows) {
+        (low, high + 10_000_000)
+    } else {
+        (low, high)
+    }
+}
+
 fn micros(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)
 }
 
 impl Case<'_> {
     fn low_us(&self) -> i64 {
-        micros(self.check.window.low)
+        bounds(self.scene.plan, self.check).0
     }
 
     fn high_us(&self) -> i64 {
-        micros(self.check.window.high)
+        bounds(self.scene.plan, self.check).1
     }
 
     /// The latest time at which the window may have closed.

@@ -97,7 +97,7 @@ fn lives<'a>(scene: &Scene<'a>) -> BTreeMap<String, Vec<Life<'a>>> {
             }
             // A node that loses power takes its containers with it, whether that is seen or not.
             What::Fault { fault, targets, name, .. }
-                if fault == "node-kill" || fault == "node-restart" =>
+                if ["disk-loss", "node-kill", "node-restart"].contains(&fault.as_str()) =>
             {
                 let span = scene.faults.iter().find(|span| span.name == name);
                 let Some((began, _)) = span.and_then(|span| span.began()) else { continue };
@@ -126,8 +126,8 @@ fn lives<'a>(scene: &Scene<'a>) -> BTreeMap<String, Vec<Life<'a>>> {
 }
 
 fn is_excused(scene: &Scene<'_>, pod: &str, older: &Life<'_>) -> bool {
-    let node_gone = scene.history(NODES, older.node).any(|seen| seen.change == Change::Deleted);
-    let removal = scene.history(PODS, pod).find(|seen| {
+    let node_gone = scene.changes(NODES, older.node).any(|seen| seen.change == Change::Deleted);
+    let removal = scene.changes(PODS, pod).find(|seen| {
         seen.change == Change::Deleted && text(seen.object, "/metadata/uid") == older.uid
     });
     let Some(removal) = removal else { return node_gone };

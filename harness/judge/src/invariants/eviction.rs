@@ -22,6 +22,8 @@ pub(super) struct PodLife<'a> {
     pub(super) bound: Option<(Instant, &'a str)>,
     /// When it was first seen.
     pub(super) created: Instant,
+    /// The revision at which it was first seen.
+    pub(super) created_revision: i64,
     /// When it was first seen Ready.
     pub(super) ready: Option<Instant>,
     /// When its deletion became visible.
@@ -53,6 +55,7 @@ pub(super) fn pods<'a>(scene: &'a Scene<'_>) -> BTreeMap<&'a str, PodLife<'a>> {
             key: &seen.key,
             bound: None,
             created: seen.when,
+            created_revision: seen.revision,
             ready: None,
             doomed: None,
             object: seen.object,
@@ -219,28 +222,49 @@ pub(super) fn is_explained(
     match pod.owner() {
         // Without an audit log nobody can tell who deleted a pod that nobody owns.
         None => by.is_none(),
-        Some((kind, name, uid)) => {
-            owner_wants_less(scene, pod, lives, (kind, name, uid), doomed.seq)
-        }
+        Some((kind, name, uid)) => owner_wants_less(scene, pod, lives, (kind, name, uid), revision),
     }
 }
 
-/// Whether the owner is gone, going, or has more pods than it wants.
+/// Whether the owner is gone, going, or has more pods than it wants. Told by revisions: pods and
+/// owners are seen on watches of their own, of which either may be behind the other.
 fn owner_wants_less(
     scene: &Scene<'_>,
     pod: &PodLife<'_>,
     lives: &BTreeMap<&str, PodLife<'_>>,
     (kind, name, uid): (&str, &str, &str),
-    seq: u64,
+    revision: i64,
 ) -> bool {
     if kind != "ReplicaSet" {
         return true;
     }
     let key = format!("{}/{name}", pod.namespace());
-    let Some(owner) = scene.object_at(REPLICA_SETS, &key, seq) else { return true };
+    let sets = scene.of_kind(REPLICA_SETS).iter();
+    let mut before = sets.filter(|seen| seen.key == key && seen.revision < revision);
+    let is_it = |seen: &&Seen<'_>| {
+        seen.change != Change::Deleted && text(seen.object, "/metadata/uid") == uid
+    };
+    // Another object of the same name is not the owner.
+    let Some(owner) = before.next_back().filter(is_it) else { return true };
     let going = owner.object["metadata"]["deletionTimestamp"].is_string();
     let wanted = owner.object["spec"]["replicas"].as_u64().unwrap_or(1);
-    going || owned_at(lives, uid, seq.saturating_sub(1)) > wanted
+    let there = lives.values().filter(|pod| {
+        pod.owner().is_some_and(|(_, _, known)| known == uid)
+            && pod.created_revision < revision
+            && pod.doomed.is_none_or(|(_, doomed)| doomed >= revision)
+            && !["Failed", "Succeeded"].contains(&text(pod.object, "/status/phase"))
+    });
+    going || there.count() as u64 > wanted
+}
+
+/// Whether a pod went because its owner wanted fewer: then nothing is to take its place.
+pub(super) fn is_surplus(
+    scene: &Scene<'_>,
+    pod: &PodLife<'_>,
+    lives: &BTreeMap<&str, PodLife<'_>>,
+) -> bool {
+    let (Some((_, revision)), Some(owner)) = (pod.doomed, pod.owner()) else { return false };
+    owner_wants_less(scene, pod, lives, owner, revision)
 }
 
 /// How many pods of an owner were there, and not being deleted, at this place of the timeline.

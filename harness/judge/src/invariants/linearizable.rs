@@ -7,15 +7,12 @@
 //! Judged by the witness's log, without a search: every acknowledged write is in the log at its
 //! revision; every read agrees with the log; an operation that began after another one was answered
 //! is placed at no smaller revision (a greater one if it writes); a write without an answer appears
-//! at most once, after everything that was answered before it began. O(n log n).
-
-use std::collections::BTreeMap;
-
-use shakedown_core::timeline::Outcome;
+//! at most once, after everything that was answered before it began. A list agrees with the log of its
+//! whole namespace. Reads that ask for older states are `stale-reads-bounded`'s. O(n log n).
 
 use super::Invariant;
-use super::writes::{Op, Writes};
 use crate::finding::Finding;
+use crate::history::{Done, History, Op, namespace_of, until};
 use crate::scene::Scene;
 
 /// The invariant in the registry.
@@ -25,99 +22,131 @@ pub(super) const INVARIANT: Invariant = Invariant {
     judge,
 };
 
-/// Where an operation may stand in the order of revisions, in ascending order: a write at one
-/// revision, a read as long as the log says what it says.
-type Places = Vec<(i64, i64)>;
+/// Where an operation may stand in the order of revisions.
+enum Places<'h> {
+    /// As long as the log says what it says.
+    Between(i64, i64),
+    /// At one of several deletions.
+    OneOf(&'h [i64]),
+    /// While there was no object.
+    Within(&'h [(i64, i64)]),
+}
+
+impl Places<'_> {
+    /// The first place that is not before this one.
+    fn first_from(&self, least: i64) -> Option<i64> {
+        match self {
+            Places::Between(from, until) => (*until >= least).then(|| least.max(*from)),
+            Places::OneOf(all) => all.get(all.partition_point(|place| *place < least)).copied(),
+            Places::Within(all) => all
+                .get(all.partition_point(|(_, until)| *until < least))
+                .map(|(from, _)| least.max(*from)),
+        }
+    }
+
+    fn last(&self) -> i64 {
+        match self {
+            Places::Between(_, until) => *until,
+            Places::OneOf(all) => all.last().copied().unwrap_or(0),
+            Places::Within(all) => all.last().map_or(0, |(_, until)| *until),
+        }
+    }
+}
 
 fn judge(scene: &Scene<'_>) -> Finding {
-    let writes = Writes::of(scene);
-    if writes.ops.is_empty() {
+    let history = scene.history();
+    if history.ops.is_empty() {
         return Finding::nothing("no workload client did anything");
     }
+    let (placed, violations) = violations(history);
+    let seen = format!("{placed} of {} operations placed", history.ops.len());
+    Finding::of_unless_blind(INVARIANT.promise, &violations, seen, history.is_blind)
+}
+
+/// How many operations have a place in the order, and what contradicts it.
+pub fn violations(history: &History<'_>) -> (usize, Vec<String>) {
     let mut violations = Vec::new();
-    unique(&writes, &mut violations);
-    let mut placed = Vec::new();
-    for op in &writes.ops {
-        match places(&writes, op) {
+    unique(history, &mut violations);
+    let mut placed = Vec::with_capacity(history.ops.len());
+    for op in history.ops.iter().filter(|op| op.is_current()) {
+        match places(history, op) {
             Ok(Some(places)) => placed.push((op, places)),
             Ok(None) => {}
             Err(violation) => violations.push(violation),
         }
     }
     in_order(&placed, &mut violations);
-    unanswered(&writes, &mut violations);
-    let seen = format!("{} of {} operations placed", placed.len(), writes.ops.len());
-    Finding::of_unless_blind(INVARIANT.promise, &violations, seen, writes.is_blind)
+    unanswered(history, &mut violations);
+    (placed.len(), violations)
 }
 
 /// No two acknowledged writes share a revision, unless the second one changed nothing.
-fn unique(writes: &Writes<'_>, violations: &mut Vec<String>) {
-    let mut taken: BTreeMap<i64, &Op<'_>> = BTreeMap::new();
-    for op in writes.ops.iter().filter(|op| op.is_write() && op.op.verb != "delete") {
-        let Some((revision, _)) = op.acked() else { continue };
-        match taken.get(&revision) {
-            Some(other) if other.op.key != op.op.key || other.op.value != op.op.value => violations
-                .push(format!("{} and {} share revision {revision}", other.tell(), op.tell())),
-            _ => {
-                taken.insert(revision, op);
-            }
+fn unique(history: &History<'_>, violations: &mut Vec<String>) {
+    let mut taken: Vec<(i64, u64, &Op<'_>)> = history
+        .ops
+        .iter()
+        .filter(|op| op.is_write() && op.verb != "delete")
+        .filter_map(|op| Some((op.acked()?.0, op.answered.seq, op)))
+        .collect();
+    taken.sort_unstable_by_key(|(revision, seq, _)| (*revision, *seq));
+    for pair in taken.windows(2) {
+        let [(revision, _, one), (next, _, other)] = pair else { continue };
+        if revision == next && (one.key != other.key || one.value != other.value) {
+            violations.push(format!(
+                "{} and {} share revision {revision}",
+                one.tell(),
+                other.tell()
+            ));
         }
     }
 }
 
-fn places(writes: &Writes<'_>, op: &Op<'_>) -> Result<Option<Places>, String> {
+fn places<'h>(history: &'h History<'_>, op: &Op<'_>) -> Result<Option<Places<'h>>, String> {
     let Some((revision, value)) = op.acked() else { return Ok(None) };
-    let key = op.op.key.as_str();
-    match op.op.verb.as_str() {
-        "get" => read_places(writes, op, revision, value),
-        "delete" => {
-            let places: Places = writes
-                .deletions(key, revision)
-                .map(|step| (step.revision, step.revision))
-                .collect();
-            match places.is_empty() {
-                false => Ok(Some(places)),
-                true if writes.may_be_late(op, i64::MAX) => Ok(None),
-                true => Err(format!(
-                    "{} was acknowledged at {revision} and is not in the log",
-                    op.tell()
-                )),
-            }
-        }
-        _ => match writes.step_at(key, revision) {
-            Some(step) if step.value == op.op.value.as_deref() => {
-                Ok(Some(vec![(revision, revision)]))
-            }
+    let lost =
+        || Err(format!("{} was acknowledged at {revision} and is not in the log", op.tell()));
+    match op.verb {
+        "get" => read_places(history, op, revision, value),
+        "list" => list_places(history, op, revision),
+        "delete" => match history.deletions(op.key, revision) {
+            [] if history.may_be_late(op, i64::MAX) => Ok(None),
+            [] => lost(),
+            all => Ok(Some(Places::OneOf(all))),
+        },
+        _ => match history.step_at(op.key, revision) {
+            Some(step) if step.value == op.value => Ok(Some(Places::Between(revision, revision))),
             Some(step) => Err(format!(
                 "{} wrote {:?} at {revision}; the log has {:?} (event {})",
                 op.tell(),
-                op.op.value,
+                op.value,
                 step.value,
-                step.seq
+                step.when.seq
             )),
-            None if writes.may_be_late(op, revision) => Ok(None),
-            None => {
-                Err(format!("{} was acknowledged at {revision} and is not in the log", op.tell()))
-            }
+            None if history.may_be_late(op, revision) => Ok(None),
+            None => lost(),
         },
     }
 }
 
-fn read_places(
-    writes: &Writes<'_>,
+/// Of a key that nobody ever saw.
+const NEVER_THERE: &[(i64, i64)] = &[(0, i64::MAX)];
+
+fn read_places<'h>(
+    history: &'h History<'_>,
     op: &Op<'_>,
     revision: i64,
     value: Option<&str>,
-) -> Result<Option<Places>, String> {
-    let key = op.op.key.as_str();
+) -> Result<Option<Places<'h>>, String> {
     let Some(value) = value else {
-        return Ok(Some(absences(writes, key)));
+        return Ok(Some(Places::Within(history.absences(op.key).unwrap_or(NEVER_THERE))));
     };
-    match writes.step_until(key, revision) {
+    let steps = history.steps(op.key);
+    match until(steps, revision) {
         Some(step) if step.value == Some(value) => {
-            Ok(Some(vec![(step.revision, writes.next_after(key, step.revision) - 1)]))
+            let end = history.next_after(op.key, step.revision) - 1;
+            Ok(Some(Places::Between(step.revision, end)))
         }
-        _ if writes.may_be_late(op, revision) => Ok(None),
+        _ if history.may_be_late(op, revision) => Ok(None),
         step => Err(format!(
             "{} read {value:?} at {revision}; the log has {:?}",
             op.tell(),
@@ -126,28 +155,28 @@ fn read_places(
     }
 }
 
-/// The stretches of revisions at which a key had no object.
-fn absences(writes: &Writes<'_>, key: &str) -> Places {
-    let mut places = Vec::new();
-    let mut since = Some(0);
-    for step in writes.steps(key) {
-        match (step.value, since) {
-            (Some(_), Some(from)) => {
-                // What was listed may have been there from the beginning.
-                let until = if step.is_listed { step.revision } else { step.revision - 1 };
-                places.push((from, until));
-                since = None;
-            }
-            (None, None) => since = Some(step.revision),
-            _ => {}
+/// A list is what the log says of its whole namespace at one revision.
+fn list_places<'h>(
+    history: &'h History<'_>,
+    op: &Op<'_>,
+    revision: i64,
+) -> Result<Option<Places<'h>>, String> {
+    let Some(listed) = op.listed else { return Ok(None) };
+    if revision > history.newest {
+        return Ok(None);
+    }
+    let namespace = namespace_of(op.key);
+    match history.list_differs(namespace, revision, listed) {
+        Some(why) => Err(format!("{} listed {why}", op.tell())),
+        None => {
+            let end = history.next_in(namespace, revision) - 1;
+            Ok(Some(Places::Between(revision, end)))
         }
     }
-    places.extend(since.map(|from| (from, i64::MAX)));
-    places
 }
 
 /// Places every operation as early as it may be; fails where none is late enough.
-fn in_order(placed: &[(&Op<'_>, Places)], violations: &mut Vec<String>) {
+fn in_order(placed: &[(&Op<'_>, Places<'_>)], violations: &mut Vec<String>) {
     // Requests and answers in order of time; at the same time requests first, so that operations
     // which touch in time count as overlapping.
     let mut moments: Vec<(i64, bool, usize)> = Vec::with_capacity(2 * placed.len());
@@ -167,13 +196,12 @@ fn in_order(placed: &[(&Op<'_>, Places)], violations: &mut Vec<String>) {
             }
             continue;
         }
-        let least = reached + i64::from(op.is_write());
-        match places.iter().find(|(_, until)| *until >= least) {
-            Some((from, _)) => earliest[at] = (*from).max(least),
+        match places.first_from(reached + i64::from(op.is_write())) {
+            Some(place) => earliest[at] = place,
             None => violations.push(format!(
                 "{} stands at {}, but began after {} was answered at {reached}",
                 op.tell(),
-                places.last().map_or(0, |(_, until)| *until),
+                places.last(),
                 by.map_or_else(String::new, Op::tell)
             )),
         }
@@ -181,56 +209,67 @@ fn in_order(placed: &[(&Op<'_>, Places)], violations: &mut Vec<String>) {
 }
 
 /// A write without an answer happens at most once, and not before what was answered before it
-/// began; a refused one never happens.
-fn unanswered(writes: &Writes<'_>, violations: &mut Vec<String>) {
-    let mut values: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for op in &writes.ops {
-        if let Some(value) = op.op.value.as_deref().filter(|_| op.is_write()) {
-            *values.entry((op.op.key.as_str(), value)).or_default() += 1;
+/// began; a refused one never happens. Only of values that nobody else wrote can that be told.
+fn unanswered(history: &History<'_>, violations: &mut Vec<String>) {
+    let valued = |op: &Op<'_>| op.value.filter(|_| op.is_write()).is_some();
+    let mut open: Vec<(&str, &str, &Op<'_>)> = history
+        .ops
+        .iter()
+        .filter(|op| op.acked().is_none() && valued(op))
+        .filter_map(|op| Some((op.key, op.value?, op)))
+        .collect();
+    open.sort_by_key(|(key, value, _)| (*key, *value));
+    let place = |key: &str, value: &str| {
+        let first = open.partition_point(|(known, of, _)| (*known, *of) < (key, value));
+        open.get(first).filter(|(known, of, _)| (*known, *of) == (key, value)).map(|_| first)
+    };
+    // How often each of these values was to be written, and where it appears in the log.
+    let mut times = vec![0_u32; open.len()];
+    for op in history.ops.iter().filter(|op| valued(op)) {
+        if let Some(at) = op.value.and_then(|value| place(op.key, value)) {
+            times[at] += 1;
         }
     }
-    let mut answers: Vec<(i64, i64)> =
-        writes.ops.iter().filter_map(|op| Some((op.answered.at_us, op.acked()?.0))).collect();
+    let mut written: Vec<Vec<(i64, u64)>> = vec![Vec::new(); open.len()];
+    for (key, steps) in history.keys() {
+        let mut before = None;
+        for step in steps {
+            // Changes of other fields keep the value: only where it appears was it written.
+            let value = step.value.filter(|_| !step.is_listed && step.value != before);
+            if let Some(at) = value.and_then(|value| place(key, value)) {
+                written[at].push((step.revision, step.when.seq));
+            }
+            before = step.value;
+        }
+    }
+    let mut answers: Vec<(i64, i64)> = history
+        .ops
+        .iter()
+        .filter(|op| op.is_current())
+        .filter_map(|op| Some((op.answered.at_us, op.acked()?.0)))
+        .collect();
     answers.sort_unstable();
     // The greatest revision among the first n answers.
-    let mut greatest = vec![0];
+    let mut greatest = Vec::with_capacity(answers.len() + 1);
+    greatest.push(0);
     for (_, revision) in &answers {
         greatest.push((*revision).max(*greatest.last().expect("it begins with one")));
     }
-    for op in writes.ops.iter().filter(|op| op.is_write()) {
-        let Some(value) = op.op.value.as_deref() else { continue };
-        let is_own = values.get(&(op.op.key.as_str(), value)) == Some(&1);
-        if !is_own || op.acked().is_some() {
-            continue;
-        }
-        let happened: Vec<_> = writes
-            .steps(&op.op.key)
-            .iter()
-            .filter(|step| step.value == Some(value) && !step.is_listed)
-            .collect();
-        // Changes of other fields keep the value: only where it appears was it written.
-        let written = happened.iter().filter(|step| {
-            writes.step_until(&op.op.key, step.revision - 1).and_then(|step| step.value)
-                != Some(value)
-        });
-        let written: Vec<_> = written.collect();
-        if let (Outcome::Refused { code, .. }, Some(step)) = (&op.op.outcome, written.first()) {
+    for (at, (_, _, op)) in open.iter().enumerate().filter(|(at, _)| times[*at] == 1) {
+        if let (Done::Refused(code), Some((revision, seq))) = (op.done, written[at].first()) {
             violations.push(format!(
-                "{} was refused with {code} and happened at {} (event {})",
-                op.tell(),
-                step.revision,
-                step.seq
+                "{} was refused with {code} and happened at {revision} (event {seq})",
+                op.tell()
             ));
         }
         let before = greatest[answers.partition_point(|(at, _)| *at < op.call_us)];
-        match written.as_slice() {
-            [_, second, ..] => {
-                violations.push(format!("{} happened twice (event {})", op.tell(), second.seq))
+        match written[at].as_slice() {
+            [_, (_, second), ..] => {
+                violations.push(format!("{} happened twice (event {second})", op.tell()));
             }
-            [step] if step.revision <= before => violations.push(format!(
-                "{} happened at {}, but {before} had been answered before it began",
-                op.tell(),
-                step.revision
+            [(revision, _)] if *revision <= before => violations.push(format!(
+                "{} happened at {revision}, but {before} had been answered before it began",
+                op.tell()
             )),
             _ => {}
         }
@@ -239,6 +278,8 @@ fn unanswered(writes: &Writes<'_>, violations: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use shakedown_core::timeline::Reads;
+
     use crate::testing::{Tape, kill};
 
     const ID: &str = "invariant/linearizable";
@@ -261,6 +302,9 @@ mod tests {
         tape.at(3.0).read("a", Some("two"), (2.5, 12));
         // This one overlaps with the update: it may still see what was before.
         tape.at(3.1).read("a", Some("one"), (1.5, 10));
+        tape.at(3.5).list(Reads::Latest, (3.2, 12), &[("a", 12)]);
+        // Who asks for any state may be shown an old one.
+        tape.at(3.6).read_as("a", Reads::Any, Some("one"), (3.3, 10));
         tape.at(4.0).config_map("a", 15, None);
         tape.at(4.0).op("delete", "a", None, (3.9, 0));
         tape.at(5.0).read("a", None, (4.5, 0));
@@ -305,7 +349,17 @@ mod tests {
             tape.at(3.1).config_map("b", 11, Some("y"));
             tape.at(3.2).unknown("update", "b", "y", 2.9);
         };
+        let list_without_the_update = |tape: &mut Tape| {
+            tape.at(3.0).list(Reads::Latest, (2.5, 12), &[("a", 10)]);
+        };
+        let list_from_before = |tape: &mut Tape| {
+            tape.at(3.0).config_map("a", 14, Some("three"));
+            tape.at(3.0).op("update", "a", Some("three"), (2.5, 14));
+            tape.at(4.0).list(Reads::Latest, (3.5, 12), &[("a", 12)]);
+        };
         let cases: &[(&str, Corruption)] = &[
+            ("list without the update", list_without_the_update),
+            ("list from before", list_from_before),
             ("stale read", stale_read),
             ("value that never was", value_that_never_was),
             ("write out of thin air", write_out_of_thin_air),
@@ -321,6 +375,41 @@ mod tests {
             corrupt(&mut tape);
             assert_eq!(tape.at(60.0).verdict(ID), "FAIL", "{name}");
         }
+    }
+
+    #[test]
+    fn a_list_tells_what_the_log_has_at_its_revision() {
+        for (listed, revision, verdict) in [
+            (&[("a", 12)][..], 12, "PASS"),
+            (&[("a", 12)], 20, "PASS"),
+            (&[("a", 10)], 12, "FAIL"),
+            (&[("a", 10)], 11, "FAIL"),
+            (&[], 12, "FAIL"),
+            (&[("a", 12), ("b", 11)], 12, "FAIL"),
+        ] {
+            let mut tape = history();
+            tape.at(2.8).config_map("c", 30, None);
+            tape.at(3.0).list(Reads::Latest, (2.5, revision), listed);
+            assert_eq!(tape.at(60.0).verdict(ID), verdict, "{listed:?} at {revision}");
+        }
+    }
+
+    #[test]
+    fn reads_that_allow_an_older_state_are_not_judged_here() {
+        let mut tape = history();
+        tape.at(3.0).list(Reads::Exact(11), (2.5, 11), &[("a", 10)]);
+        tape.at(3.0).list(Reads::Any, (2.5, 11), &[("a", 10)]);
+        assert_eq!(tape.at(60.0).verdict(ID), "PASS");
+    }
+
+    #[test]
+    fn a_write_after_a_list_stands_behind_it() {
+        let mut tape = history();
+        tape.at(3.0).list(Reads::Latest, (2.5, 20), &[("a", 12)]);
+        tape.at(3.5).config_map("b", 19, Some("x"));
+        tape.at(3.6).op("create", "b", Some("x"), (3.1, 19));
+        tape.at(3.7).config_map("c", 30, None);
+        assert_eq!(tape.at(60.0).verdict(ID), "FAIL");
     }
 
     #[test]

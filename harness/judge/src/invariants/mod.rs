@@ -4,9 +4,14 @@
 //! out, unless the scenario names it: then nothing to judge is INVALID.
 
 mod at_most_one_live_pod;
+mod daemonset_and_job;
+mod disruption_budget;
+mod endpoints_track_readiness;
 mod eviction;
 mod fenced_leaders;
-mod linearizable;
+mod lease_sanity;
+pub mod linearizable;
+mod members_equal;
 mod neutrality;
 mod no_lost_acknowledged_write;
 mod no_pod_bound_twice;
@@ -14,13 +19,21 @@ mod no_premature_eviction;
 mod not_ready_window;
 mod one_leader_per_term;
 mod optimistic_concurrency;
+mod ordinal_order;
+mod ownership_and_gc;
 mod replacement_time;
 mod replicas_converge;
+mod revision_monotone;
+mod rollout_bounds;
+mod scheduling_feasible;
 mod silence;
+mod stale_reads_bounded;
 mod taint_and_eviction_window;
+mod watch_progress;
 mod watch_without_gaps;
-mod writes;
+mod writes_come_back;
 
+use shakedown_core::sabotage::Sabotage;
 use shakedown_core::verdict::{CheckVerdict, Verdict};
 
 use crate::finding::{Finding, Judged};
@@ -40,8 +53,13 @@ pub struct Invariant {
 /// Every invariant, in order of name.
 pub const ALL: &[Invariant] = &[
     at_most_one_live_pod::INVARIANT,
+    daemonset_and_job::INVARIANT,
+    disruption_budget::INVARIANT,
+    endpoints_track_readiness::INVARIANT,
     fenced_leaders::INVARIANT,
+    lease_sanity::INVARIANT,
     linearizable::INVARIANT,
+    members_equal::INVARIANT,
     neutrality::INVARIANT,
     no_lost_acknowledged_write::INVARIANT,
     no_pod_bound_twice::INVARIANT,
@@ -49,10 +67,18 @@ pub const ALL: &[Invariant] = &[
     not_ready_window::INVARIANT,
     one_leader_per_term::INVARIANT,
     optimistic_concurrency::INVARIANT,
+    ordinal_order::INVARIANT,
+    ownership_and_gc::INVARIANT,
     replacement_time::INVARIANT,
     replicas_converge::INVARIANT,
+    revision_monotone::INVARIANT,
+    rollout_bounds::INVARIANT,
+    scheduling_feasible::INVARIANT,
+    stale_reads_bounded::INVARIANT,
     taint_and_eviction_window::INVARIANT,
+    watch_progress::INVARIANT,
     watch_without_gaps::INVARIANT,
+    writes_come_back::INVARIANT,
 ];
 
 /// The names of all invariants, in order.
@@ -65,10 +91,17 @@ pub fn judge(scene: &Scene<'_>) -> Vec<CheckVerdict> {
     let asked = &scene.plan.invariants;
     let mut checks: Vec<_> = ALL
         .iter()
+        .filter(|invariant| {
+            !(invariant.name.starts_with("no-")
+                && scene.plan.sabotaged(Sabotage::JudgeForgetsInvariants))
+        })
         .filter_map(|invariant| {
             let id = format!("invariant/{}", invariant.name);
             match (invariant.judge)(scene) {
                 Finding::Judged(judged) => Some(judged.into_check(id)),
+                Finding::NothingToJudge(_) if scene.plan.sabotaged(Sabotage::JudgePassesNoData) => {
+                    None
+                }
                 Finding::NothingToJudge(why) if asked.iter().any(|name| name == invariant.name) => {
                     let message = format!("{}: {why}", invariant.promise);
                     Some(Judged::new(Verdict::Invalid, message).into_check(id))

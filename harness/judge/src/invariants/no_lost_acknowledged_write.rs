@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 
 use super::Invariant;
-use super::writes::{Op, Writes};
 use crate::finding::Finding;
+use crate::history::Op;
 use crate::scene::Scene;
 
 /// The invariant in the registry.
@@ -23,7 +23,7 @@ pub(super) const INVARIANT: Invariant = Invariant {
 };
 
 fn judge(scene: &Scene<'_>) -> Finding {
-    let writes = Writes::of(scene);
+    let history = scene.history();
     let mut violations = Vec::new();
     let mut acked = 0;
     // The newest acknowledged write of each key among those answered so far.
@@ -31,28 +31,30 @@ fn judge(scene: &Scene<'_>) -> Finding {
     let mut reads = Vec::new();
     // When the first deletion of each key was asked for.
     let mut first_deletion: BTreeMap<&str, i64> = BTreeMap::new();
-    for op in writes.ops.iter().filter(|op| op.op.verb == "delete") {
-        let first = first_deletion.entry(op.op.key.as_str()).or_insert(op.call_us);
+    for op in history.ops.iter().filter(|op| op.verb == "delete") {
+        let first = first_deletion.entry(op.key).or_insert(op.call_us);
         *first = (*first).min(op.call_us);
     }
-    for op in &writes.ops {
+    for op in history.ops.iter().filter(|op| op.is_current()) {
         let Some((revision, value)) = op.acked() else { continue };
-        let key = op.op.key.as_str();
+        let key = op.key;
+        if op.verb == "list" {
+            continue;
+        }
         if !op.is_write() {
             reads.push((op, revision, value));
             continue;
         }
         acked += 1;
-        if op.op.verb == "delete" {
-            let done = writes.deletions(key, revision).next().is_some();
-            if !done && !writes.may_be_late(op, i64::MAX) {
+        if op.verb == "delete" {
+            let done = !history.deletions(key, revision).is_empty();
+            if !done && !history.may_be_late(op, i64::MAX) {
                 violations.push(format!("{} was acknowledged and not done", op.tell()));
             }
             continue;
         }
-        let kept =
-            writes.step_at(key, revision).is_some_and(|step| step.value == op.op.value.as_deref());
-        if !kept && !writes.may_be_late(op, revision) {
+        let kept = history.step_at(key, revision).is_some_and(|step| step.value == op.value);
+        if !kept && !history.may_be_late(op, revision) {
             violations.push(format!("{} was acknowledged at {revision} and lost", op.tell()));
         }
         if newest.get(key).is_none_or(|(known, _)| *known < revision) {
@@ -63,16 +65,14 @@ fn judge(scene: &Scene<'_>) -> Finding {
         return Finding::nothing("no write of a workload client was acknowledged");
     }
     for (read, revision, value) in reads {
-        let Some((written, op)) = newest.get(read.op.key.as_str()) else { continue };
+        let Some((written, op)) = newest.get(read.key) else { continue };
         let follows = read.call_us > op.answered.at_us;
-        let replaced = writes.next_after(&read.op.key, *written) != i64::MAX;
-        let expected = op.op.value.as_deref();
+        let replaced = history.next_after(read.key, *written) != i64::MAX;
+        let expected = op.value;
         // A deletion may be so late that the witness has not seen it.
         let deleted = value.is_none()
-            && first_deletion
-                .get(read.op.key.as_str())
-                .is_some_and(|call_us| *call_us < read.answered.at_us);
-        if follows && !replaced && !deleted && value != expected && revision <= writes.newest {
+            && first_deletion.get(read.key).is_some_and(|call_us| *call_us < read.answered.at_us);
+        if follows && !replaced && !deleted && value != expected && revision <= history.newest {
             violations.push(format!(
                 "{} read {value:?} at {revision} after {} had been acknowledged at {written}",
                 read.tell(),
@@ -81,7 +81,7 @@ fn judge(scene: &Scene<'_>) -> Finding {
         }
     }
     let seen = format!("{acked} acknowledged writes, each kept");
-    Finding::of_unless_blind(INVARIANT.promise, &violations, seen, writes.is_blind)
+    Finding::of_unless_blind(INVARIANT.promise, &violations, seen, history.is_blind)
 }
 
 #[cfg(test)]

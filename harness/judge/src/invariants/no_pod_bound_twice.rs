@@ -69,7 +69,7 @@ fn bindings(scene: &Scene<'_>, violations: &mut Vec<String>) {
         if let Some((revision, seq)) = last.insert(pod, (line.revision, line.when.seq)) {
             let (from, to) = (revision.min(line.revision), revision.max(line.revision));
             let replaced = scene
-                .history(PODS, pod)
+                .changes(PODS, pod)
                 .any(|seen| seen.change == Change::Deleted && (from..=to).contains(&seen.revision));
             if !replaced {
                 violations.push(format!(

@@ -69,7 +69,7 @@ fn all_down(scene: &Scene<'_>, at: Instant) -> bool {
     let noticed = 2 * scene.parameters().monitor.as_micros() as i64 + WORK_US;
     !workers.is_empty()
         && workers.iter().all(|node| {
-            let before = scene.history(NODES, node).filter(|seen| seen.when.seq <= at.seq);
+            let before = scene.changes(NODES, node).filter(|seen| seen.when.seq <= at.seq);
             let mut down =
                 before.rev().take_while(|seen| condition(seen.object, "Ready") != "True");
             // The oldest one of the stretch that reaches up to now.
@@ -138,6 +138,10 @@ mod tests {
         tape.at(49.0).replica_set("web", 0);
         delete(tape.at(50.0), CONTROLLERS);
         assert_eq!(tape.at(900.0).verdict(ID), "PASS");
+        let mut tape = cluster();
+        tape.at(49.0).replica_set_again("web", 1);
+        delete(tape.at(50.0), CONTROLLERS);
+        assert_eq!(tape.at(900.0).verdict(ID), "PASS", "its owner is gone");
     }
 
     #[test]

@@ -7,14 +7,14 @@
 //!
 //! With grace G, heartbeat H and monitor period M: within `[G - H, G + M]` after the fault, widened
 //! by the errors of observation and one second of work. Judged while no other fault touches the
-//! node or the control plane, and as long as the fault lasts.
+//! node or the control plane, nobody deletes the Node object, and as long as the fault lasts.
 
 use shakedown_core::verdict::Verdict;
 
 use super::Invariant;
 use super::silence::{self, Silence, WORK_US};
 use crate::finding::{Finding, Judged, Timing, broken};
-use crate::scene::{NODES, Scene, seconds};
+use crate::scene::{Instant, NODES, Scene, condition, seconds};
 
 /// The invariant in the registry.
 pub(super) const INVARIANT: Invariant = Invariant {
@@ -83,7 +83,14 @@ fn one(scene: &Scene<'_>, silence: &Silence<'_>, window: (i64, i64)) -> Seen {
     }
     let marked = silence::not_ready_after(scene, &silence.node, from);
     let lifted = silence.until_us.is_some_and(|until| until <= deadline);
+    // A node that is back and says itself that it is not Ready was heard: nobody gave it up.
+    let says_itself = |when: Instant| {
+        let object = scene.object_at(NODES, &silence.node, when.seq);
+        silence.until_us.is_some_and(|until| until <= when.at_us)
+            && object.is_some_and(|seen| condition(seen.object, "Ready") == "False")
+    };
     match marked {
+        Some(when) if says_itself(when) => Seen::Skipped,
         Some(when) => {
             let timing = Timing::between(silence.from_us, when, (low, high));
             // Once the fault is lifted the node may be late, but never early.
@@ -104,6 +111,9 @@ mod tests {
         Applied, HealProven, Planned, Proven, Removed, UndoLogged,
     };
 
+    use shakedown_core::timeline::{Change, What};
+
+    use super::{Finding, Scene};
     use crate::testing::{Tape, kill};
 
     const ID: &str = "invariant/not-ready-window";
@@ -136,6 +146,29 @@ mod tests {
     }
 
     #[test]
+    fn a_node_whose_object_is_deleted_need_not_be_marked() {
+        let mut tape = killed(None, 200.0, 0.0);
+        let (plan, mut events) = tape.at(300.0).finish();
+        let before = events.iter().position(|event| event.at_us > 110_000_000).unwrap();
+        let mut gone = events
+            .iter()
+            .find(|event| matches!(&event.what, What::Object { kind, .. } if kind == "nodes"))
+            .unwrap()
+            .clone();
+        let What::Object { change, .. } = &mut gone.what else {
+            unreachable!("it was found as one")
+        };
+        *change = Change::Deleted;
+        gone.at_us = 110_000_000;
+        events.insert(before, gone);
+        for (at, event) in events.iter_mut().enumerate() {
+            event.seq = at as u64;
+        }
+        let scene = Scene::of(&plan, &events).unwrap();
+        assert!(matches!(super::judge(&scene), Finding::NothingToJudge(_)));
+    }
+
+    #[test]
     fn a_fault_that_ends_too_soon_promises_nothing_but_not_to_be_early() {
         assert_eq!(killed(None, 120.0, 0.0).at(300.0).checks_with(ID), 0);
         assert_eq!(killed(Some(110.0), 120.0, 0.0).at(300.0).verdict(ID), "FAIL");
@@ -156,5 +189,21 @@ mod tests {
         assert_eq!(cut("cp-1, cp-2, cp-3 -> worker-1 (api)"), 1);
         assert_eq!(cut("worker-1 -> cp-1, cp-2 (all)"), 0);
         assert_eq!(cut("worker-1 -> cp-1, cp-2, cp-3 (etcd-peer)"), 0);
+    }
+
+    #[test]
+    fn a_heartbeat_that_is_not_answered_counts_all_the_same() {
+        let cut = |target: &str, marked: f64| {
+            let mut tape = Tape::new(kill());
+            tape.at(1.0).node("worker-1", "True", &[]);
+            for phase in [Planned, UndoLogged, Applied, Proven] {
+                tape.at(100.0).fault("cut", "partition", phase, &[target]);
+            }
+            tape.at(marked).node("worker-1", "Unknown", &[]);
+            tape.at(300.0).verdict(ID)
+        };
+        assert_eq!(cut("cp-1, cp-2, cp-3 -> worker-1 (api)", 155.0), "PASS");
+        assert_eq!(cut("cp-1, cp-2, cp-3 -> worker-1 (api)", 157.0), "FAIL");
+        assert_eq!(cut("worker-1 -> cp-1, cp-2, cp-3 (api)", 155.0), "FAIL");
     }
 }

@@ -7,11 +7,11 @@
 //!
 //! A refused write (409) leaves the object as it was.
 
-use shakedown_core::timeline::Outcome;
+use std::collections::BTreeMap;
 
 use super::Invariant;
-use super::writes::{Op, Writes};
 use crate::finding::Finding;
+use crate::history::{Done, History, Op};
 use crate::scene::Scene;
 
 /// The invariant in the registry.
@@ -22,11 +22,22 @@ pub(super) const INVARIANT: Invariant = Invariant {
 };
 
 fn judge(scene: &Scene<'_>) -> Finding {
-    let writes = Writes::of(scene);
+    let history = scene.history();
+    // How often each value was to be written.
+    let mut times: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for op in history.ops.iter().filter(|op| op.is_write()) {
+        if let Some(value) = op.value {
+            *times.entry((op.key, value)).or_default() += 1;
+        }
+    }
     let mut violations = Vec::new();
     let mut judged = 0;
-    for op in writes.ops.iter().filter(|op| op.is_write()) {
-        if let Some(violation) = violated(&writes, op, &mut judged) {
+    for op in history.ops.iter().filter(|op| op.is_write()) {
+        if op.done == Done::Refused(409) {
+            judged += 1;
+            let own = op.value.filter(|value| times.get(&(op.key, value)) == Some(&1));
+            violations.extend(own.and_then(|value| done_although_refused(history, op, value)));
+        } else if let Some(violation) = violated(history, op, &mut judged) {
             violations.push(violation);
         }
     }
@@ -34,28 +45,24 @@ fn judge(scene: &Scene<'_>) -> Finding {
         return Finding::nothing("no workload client wrote on condition");
     }
     let seen = format!("{judged} conditional writes");
-    Finding::of_unless_blind(INVARIANT.promise, &violations, seen, writes.is_blind)
+    Finding::of_unless_blind(INVARIANT.promise, &violations, seen, history.is_blind)
 }
 
-fn violated(writes: &Writes<'_>, op: &Op<'_>, judged: &mut usize) -> Option<String> {
-    let key = op.op.key.as_str();
-    if let Outcome::Refused { code: 409, .. } = op.op.outcome {
-        *judged += 1;
-        let value = op.op.value.as_deref()?;
-        let others = writes
-            .ops
-            .iter()
-            .filter(|other| other.op.key == key && other.op.value.as_deref() == Some(value));
-        let done = writes.steps(key).iter().find(|step| step.value == Some(value))?;
-        return (others.count() == 1)
-            .then(|| format!("{} was refused, yet it was done (event {})", op.tell(), done.seq));
-    }
+/// What was refused must not be found, if nobody else wrote the same.
+fn done_although_refused(history: &History<'_>, op: &Op<'_>, value: &str) -> Option<String> {
+    let done = history.steps(op.key).iter().find(|step| step.value == Some(value))?;
+    Some(format!("{} was refused, yet it was done (event {})", op.tell(), done.when.seq))
+}
+
+fn violated(history: &History<'_>, op: &Op<'_>, judged: &mut usize) -> Option<String> {
+    let key = op.key;
     let (revision, _) = op.acked()?;
-    if op.op.verb == "delete" {
-        let expected = op.op.expected?;
-        let latest: Vec<_> = writes
+    if op.verb == "delete" {
+        let expected = op.expected?;
+        let latest: Vec<_> = history
             .deletions(key, revision)
-            .filter_map(|step| Some(writes.step_until(key, step.revision - 1)?.revision))
+            .iter()
+            .filter_map(|deleted| Some(history.step_until(key, deleted - 1)?.revision))
             .collect();
         if latest.is_empty() {
             return None;
@@ -64,12 +71,12 @@ fn violated(writes: &Writes<'_>, op: &Op<'_>, judged: &mut usize) -> Option<Stri
         return (!latest.contains(&expected))
             .then(|| format!("{} expected {expected} and succeeded on {latest:?}", op.tell()));
     }
-    let step = writes.step_at(key, revision)?;
+    let step = history.step_at(key, revision)?;
     if step.is_listed {
         return None;
     }
-    let before = writes.step_until(key, revision - 1);
-    match (op.op.verb.as_str(), op.op.expected) {
+    let before = history.step_until(key, revision - 1);
+    match (op.verb, op.expected) {
         ("create", _) => {
             *judged += 1;
             let there = before.filter(|before| before.value.is_some())?;

@@ -39,7 +39,8 @@ fn judge(scene: &Scene<'_>) -> Finding {
     let mut timings = Vec::new();
     let mut violations = Vec::new();
     for pods_of_one in owned.values() {
-        for (gone, replacement) in pairs(pods_of_one) {
+        let is_surplus = |pod: &PodLife<'_>| eviction::is_surplus(scene, pod, &pods);
+        for (gone, replacement) in pairs(pods_of_one, is_surplus) {
             let high = REPLACED_US + replacement.map_or(0, |pod| probe_us(pod.object));
             if is_excused(scene, &pods, (gone, replacement), high) {
                 continue;
@@ -72,19 +73,21 @@ fn judge(scene: &Scene<'_>) -> Finding {
 
 fn tell(mut timings: Vec<Timing>, violations: &[String]) -> Finding {
     timings.sort_by_key(|timing| timing.observed_us);
-    let at = |share: usize| timings[(timings.len() - 1) * share / 100].observed_us;
     let (verdict, message) = match timings.is_empty() || !violations.is_empty() {
         true => (Verdict::Fail, broken(INVARIANT.promise, violations)),
-        false => (
-            Verdict::Pass,
-            format!(
-                "{} replaced: median {}, 95th percentile {}, longest {}",
-                timings.len(),
-                seconds(at(50)),
-                seconds(at(95)),
-                seconds(at(100))
-            ),
-        ),
+        false => {
+            let times: Vec<i64> = timings.iter().map(|timing| timing.observed_us).collect();
+            let told = [50, 95, 99].map(|percent| {
+                let (low, high) = interval(&times, percent);
+                let at = seconds(percentile(&times, percent));
+                format!("p{percent} {at} [{}, {}]", seconds(low), seconds(high))
+            });
+            let longest = seconds(times[times.len() - 1]);
+            let told = told.join(", ");
+            let message =
+                format!("n = {}: {told} (95 % bootstrap), longest {longest}", times.len());
+            (Verdict::Pass, message)
+        }
     };
     let judged = Judged::new(verdict, message);
     Finding::Judged(match timings.last() {
@@ -93,9 +96,45 @@ fn tell(mut timings: Vec<Timing>, violations: &[String]) -> Finding {
     })
 }
 
-/// Each pod that went with the first one that was created after it and replaces no other.
-fn pairs<'p, 'a>(pods: &[&'p PodLife<'a>]) -> Vec<(&'p PodLife<'a>, Option<&'p PodLife<'a>>)> {
-    let mut gone: Vec<_> = pods.iter().filter_map(|pod| Some((pod.doomed?.0.seq, *pod))).collect();
+/// The observation that this share of them does not exceed; they are in order.
+fn percentile(times: &[i64], percent: usize) -> i64 {
+    let rank = (times.len() * percent).div_ceil(100).max(1);
+    times[rank - 1]
+}
+
+/// How often the observations are drawn anew.
+const DRAWS: usize = 1000;
+
+/// The interval that holds 95 of 100 percentiles of samples drawn from the observations. The draws are
+/// the same every time: a verdict is a function of the timeline.
+fn interval(times: &[i64], percent: usize) -> (i64, i64) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let place = state % u64::try_from(times.len()).unwrap_or(1);
+        times[usize::try_from(place).unwrap_or(0)]
+    };
+    let mut found: Vec<i64> = (0..DRAWS)
+        .map(|_| {
+            let mut sample: Vec<i64> = (0..times.len()).map(|_| draw()).collect();
+            sample.sort_unstable();
+            percentile(&sample, percent)
+        })
+        .collect();
+    found.sort_unstable();
+    (found[DRAWS / 40], found[DRAWS - 1 - DRAWS / 40])
+}
+
+/// Each pod that went, unless it was one too many, with the first one that was created after it and
+/// replaces no other.
+fn pairs<'p, 'a>(
+    pods: &[&'p PodLife<'a>],
+    is_surplus: impl Fn(&PodLife<'a>) -> bool,
+) -> Vec<(&'p PodLife<'a>, Option<&'p PodLife<'a>>)> {
+    let went = pods.iter().filter(|pod| pod.doomed.is_some() && !is_surplus(pod));
+    let mut gone: Vec<_> = went.filter_map(|pod| Some((pod.doomed?.0.seq, *pod))).collect();
     gone.sort_by_key(|(seq, _)| *seq);
     let mut created: Vec<_> = pods.to_vec();
     created.sort_by_key(|pod| pod.created.seq);
@@ -124,13 +163,15 @@ fn is_excused(
     let wanted = |at: Instant| {
         let set = scene.object_at(REPLICA_SETS, &owner, at.seq)?;
         let going = set.object["metadata"]["deletionTimestamp"].is_string();
-        (!going).then(|| set.object["spec"]["replicas"].as_u64().unwrap_or(1))
+        // Another one of the same name is not the owner.
+        let is_owner = set.object["metadata"]["uid"] == uid;
+        (is_owner && !going).then(|| set.object["spec"]["replicas"].as_u64().unwrap_or(1))
     };
     let Some(replicas) = wanted(doomed) else { return true };
     // With enough others left, nothing is to be replaced.
     let enough = eviction::owned_at(pods, uid, doomed.seq) >= replicas;
     let fewer_soon = scene
-        .history(REPLICA_SETS, &owner)
+        .changes(REPLICA_SETS, &owner)
         .filter(|set| set.when.seq > doomed.seq && set.when.earliest() <= deadline)
         .any(|set| wanted(set.when).is_none_or(|now| now < replicas));
     let ready = replacement.and_then(|pod| pod.ready);
@@ -214,6 +255,24 @@ mod tests {
         for (ready, verdict) in [(Some(11.0), "PASS"), (Some(20.5), "FAIL"), (None, "FAIL")] {
             assert_eq!(replaced(ready).at(100.0).verdict(ID), verdict, "{ready:?}");
         }
+    }
+
+    #[test]
+    fn percentiles_are_told_with_their_intervals() {
+        let message = replaced(Some(11.0)).at(100.0).judged(ID).message;
+        assert!(message.starts_with("n = 1: p50 1.00 s [1.00 s, 1.00 s], p95"), "{message}");
+        let times: Vec<i64> = (1..=100).collect();
+        assert_eq!([50, 95, 99].map(|percent| super::percentile(&times, percent)), [50, 95, 99]);
+        let (low, high) = super::interval(&times, 50);
+        assert!((35..=45).contains(&low) && (55..=65).contains(&high), "{low} {high}");
+        assert_eq!(super::interval(&times, 50), (low, high));
+    }
+
+    #[test]
+    fn another_set_of_the_same_name_replaces_none() {
+        let mut tape = replaced(None);
+        tape.at(12.0).replica_set_again("web", 1);
+        assert_eq!(tape.at(100.0).checks_with(ID), 0);
     }
 
     #[test]

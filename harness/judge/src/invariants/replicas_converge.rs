@@ -88,7 +88,7 @@ fn at_rest<'s, 'a>(
     let goes = |seen: &&Seen<'_>| {
         seen.change == Change::Deleted || seen.object["metadata"]["deletionTimestamp"].is_string()
     };
-    let (until_us, seq) = match scene.history(kind, key).find(goes) {
+    let (until_us, seq) = match scene.changes(kind, key).find(goes) {
         Some(seen) => (seen.when.earliest(), seen.when.seq - 1),
         None => (scene.end_us(), u64::MAX),
     };

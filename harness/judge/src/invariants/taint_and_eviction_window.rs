@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The taint comes within `monitor + q / 0.1 per second` after the node is not Ready, where q other
-//! nodes wait before it. A pod is deleted within a second after its shortest fitting
+//! nodes wait before it, or had their taints less than ten seconds before. A pod is deleted within a second after its shortest fitting
 //! `tolerationSeconds` has passed; without a toleration at once. That nothing comes too early is
 //! `no-premature-eviction`. Not judged while the control plane is disturbed, nor while so many
 //! nodes are down that evictions are slowed or stopped.
@@ -68,7 +68,8 @@ fn taint(scene: &Scene<'_>, silence: &Silence<'_>, tally: &mut Tally) {
     let Some(marked) = silence::not_ready_after(scene, &silence.node, silence.from_us.0) else {
         return;
     };
-    let waiting = not_ready(scene, marked.seq).saturating_sub(1) as i64;
+    let others = not_ready(scene, marked.seq).saturating_sub(1) as i64;
+    let waiting = others + i64::from(is_rationed(scene, marked));
     let monitor = scene.parameters().monitor.as_micros() as i64;
     let high = monitor + waiting * EVICTION_PERIOD_US + WORK_US;
     let deadline = marked.at_us + high;
@@ -81,7 +82,7 @@ fn taint(scene: &Scene<'_>, silence: &Silence<'_>, tally: &mut Tally) {
         return;
     }
     let tainted = scene
-        .history(NODES, &silence.node)
+        .changes(NODES, &silence.node)
         .filter(|seen| seen.when.seq >= marked.seq)
         .find(|seen| no_execute(seen.object).iter().any(is_by_condition));
     match tainted {
@@ -104,6 +105,21 @@ fn taint(scene: &Scene<'_>, silence: &Silence<'_>, tally: &mut Tally) {
         )),
         None => {}
     }
+}
+
+/// Whether the ration for the next node may have been used up shortly before: by the taint of
+/// another, or by nodes that were all lost, as they are while a cluster boots.
+fn is_rationed(scene: &Scene<'_>, marked: Instant) -> bool {
+    let recent = marked.at_us - EVICTION_PERIOD_US;
+    let booted = scene.events.first().map_or(0, |event| Instant::of(event).at_us);
+    let workers = scene.names(Role::Worker).len();
+    let used = |seen: &&crate::scene::Seen<'_>| {
+        no_execute(seen.object).iter().any(is_by_condition)
+            || not_ready(scene, seen.when.seq) >= workers
+    };
+    let shortly =
+        |seen: &&crate::scene::Seen<'_>| seen.when.at_us >= recent && seen.when.seq < marked.seq;
+    booted >= recent || scene.of_kind(NODES).iter().filter(shortly).any(|seen| used(&seen))
 }
 
 fn is_by_condition(taint: &&serde_json::Value) -> bool {

@@ -5,6 +5,10 @@
 //! invariants: [watch-without-gaps]
 //! ```
 //!
+//! These are the promises of etcd's watch and of Kubernetes' at once, as far as a client can see them:
+//! ordered (revisions of a stream never decrease, those of an object grow), unique, reliable (no change
+//! between the first and the last is left out), resumable, and after 410 begun anew by a list.
+//! Bookmarks are not in the timeline; the revision that a stream says it reached stands for them.
 //! A list before a watch agrees with the witness's log at that revision; a watch that goes on where
 //! the last one ended loses nothing in between. Only the namespaces of the workload count.
 
@@ -13,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use shakedown_core::timeline::{Change, What};
 
 use super::Invariant;
-use super::writes::Writes;
 use crate::finding::Finding;
+use crate::history::{History, namespace_of};
 use crate::scene::{Instant, Scene};
 
 /// The invariant in the registry.
@@ -30,6 +34,7 @@ struct Stream<'a> {
     began: Option<(Instant, i64)>,
     listed: Option<&'a BTreeMap<String, i64>>,
     reached: i64,
+    is_expired: bool,
     delivered: Vec<Delivery<'a>>,
 }
 
@@ -42,23 +47,27 @@ struct Delivery<'a> {
 }
 
 fn judge(scene: &Scene<'_>) -> Finding {
-    let writes = Writes::of(scene);
+    let writes = scene.history();
     let streams = streams(scene);
     let delivered: usize = streams.values().map(|stream| stream.delivered.len()).sum();
-    if streams.is_empty() || writes.log.is_empty() {
+    if streams.is_empty() || writes.keys().next().is_none() {
         return Finding::nothing("no workload client watched");
     }
-    let namespaces = namespaces(&writes, &streams);
+    let namespaces = namespaces(writes, &streams);
     let mut violations = Vec::new();
     // What each client had reached at the end of its last stream.
     let mut reached: BTreeMap<u32, i64> = BTreeMap::new();
+    // The clients whose last stream ended because its revision was gone.
+    let mut expired: BTreeSet<u32> = BTreeSet::new();
     for ((client, number), stream) in &streams {
         let name = format!("stream {number} of client {client}");
-        as_it_was(&writes, &name, stream, &mut violations);
+        as_it_was(writes, &name, stream, &mut violations);
         let Some((began, from)) = stream.began else { continue };
         match (stream.listed, reached.get(client)) {
             (Some(listed), _) => {
-                list_agrees(&writes, &namespaces, (&name, from, listed), &mut violations);
+                let differs = |namespace: &String| writes.list_differs(namespace, from, listed);
+                let told = namespaces.iter().find_map(differs);
+                violations.extend(told.map(|why| format!("{name} listed {why}")));
             }
             (None, Some(last)) if from > *last => violations.push(format!(
                 "{name} began at {from} although the one before had only reached {last} (event {})",
@@ -66,7 +75,14 @@ fn judge(scene: &Scene<'_>) -> Finding {
             )),
             _ => {}
         }
-        no_gap(&writes, &namespaces, (&name, from), stream, &mut violations);
+        if expired.remove(client) && stream.listed.is_none() {
+            violations
+                .push(format!("{name} went on after 410 without a list (event {})", began.seq));
+        }
+        if stream.is_expired {
+            expired.insert(*client);
+        }
+        no_gap(writes, &namespaces, (&name, from), stream, &mut violations);
         reached.insert(*client, stream.reached.max(from));
     }
     let seen = format!("{delivered} changes over {} watches", streams.len());
@@ -84,6 +100,7 @@ fn streams<'a>(scene: &Scene<'a>) -> BTreeMap<(u32, u32), Stream<'a>> {
                     known.listed = listed.as_ref();
                 } else {
                     known.reached = known.reached.max(*revision);
+                    known.is_expired = state.starts_with("410");
                 }
             }
             What::Delivered { client, stream, change, key, revision, value } => {
@@ -103,9 +120,12 @@ fn streams<'a>(scene: &Scene<'a>) -> BTreeMap<(u32, u32), Stream<'a>> {
     streams
 }
 
-fn namespaces(writes: &Writes<'_>, streams: &BTreeMap<(u32, u32), Stream<'_>>) -> BTreeSet<String> {
-    let of = |key: &str| key.split_once('/').map_or("", |(namespace, _)| namespace).to_owned();
-    let written = writes.ops.iter().map(|op| of(&op.op.key));
+fn namespaces(
+    writes: &History<'_>,
+    streams: &BTreeMap<(u32, u32), Stream<'_>>,
+) -> BTreeSet<String> {
+    let of = |key: &str| namespace_of(key).to_owned();
+    let written = writes.ops.iter().map(|op| of(op.key));
     let delivered =
         streams.values().flat_map(|stream| &stream.delivered).map(|delivery| of(delivery.key));
     let listed = streams.values().filter_map(|stream| stream.listed).flat_map(BTreeMap::keys);
@@ -113,12 +133,13 @@ fn namespaces(writes: &Writes<'_>, streams: &BTreeMap<(u32, u32), Stream<'_>>) -
 }
 
 fn is_inside(namespaces: &BTreeSet<String>, key: &str) -> bool {
-    key.split_once('/').is_some_and(|(namespace, _)| namespaces.contains(namespace))
+    namespaces.contains(namespace_of(key))
 }
 
 /// Each delivery is in the log, and revisions of an object grow.
-fn as_it_was(writes: &Writes<'_>, name: &str, stream: &Stream<'_>, violations: &mut Vec<String>) {
+fn as_it_was(writes: &History<'_>, name: &str, stream: &Stream<'_>, violations: &mut Vec<String>) {
     let mut last: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut newest = 0;
     for Delivery { seq, change, key, revision, value } in &stream.delivered {
         let told = format!("{name} delivered {key} at {revision} (event {seq})");
         if let Some(before) = last.insert(key, *revision)
@@ -126,6 +147,10 @@ fn as_it_was(writes: &Writes<'_>, name: &str, stream: &Stream<'_>, violations: &
         {
             violations.push(format!("{told} after {before}"));
         }
+        if *revision < newest {
+            violations.push(format!("{told} after {newest} of another object"));
+        }
+        newest = newest.max(*revision);
         if let Some((_, from)) = stream.began
             && *revision <= from
         {
@@ -149,37 +174,9 @@ fn as_it_was(writes: &Writes<'_>, name: &str, stream: &Stream<'_>, violations: &
     }
 }
 
-fn list_agrees(
-    writes: &Writes<'_>,
-    namespaces: &BTreeSet<String>,
-    (name, at, listed): (&str, i64, &BTreeMap<String, i64>),
-    violations: &mut Vec<String>,
-) {
-    if at > writes.newest {
-        return;
-    }
-    for (key, steps) in writes.log.iter().filter(|(key, _)| is_inside(namespaces, key)) {
-        let Some(step) = writes.step_until(key, at) else {
-            // Before its first step nothing is known of a listed object.
-            if listed.contains_key(key) && steps.first().is_some_and(|first| !first.is_listed) {
-                violations.push(format!("{name} listed {key} at {at} before it was there"));
-            }
-            continue;
-        };
-        let there = step.value.map(|_| step.revision);
-        if listed.get(key).copied() != there {
-            violations.push(format!(
-                "{name} listed {key} as {:?} at {at}; the log has {there:?} (event {})",
-                listed.get(key),
-                step.seq
-            ));
-        }
-    }
-}
-
 /// Every change between the beginning and what was reached was delivered.
 fn no_gap(
-    writes: &Writes<'_>,
+    writes: &History<'_>,
     namespaces: &BTreeSet<String>,
     (name, from): (&str, i64),
     stream: &Stream<'_>,
@@ -187,13 +184,13 @@ fn no_gap(
 ) {
     let delivered: BTreeSet<_> =
         stream.delivered.iter().map(|delivery| (delivery.key, delivery.revision)).collect();
-    for (key, steps) in writes.log.iter().filter(|(key, _)| is_inside(namespaces, key)) {
+    for (key, steps) in writes.keys().filter(|(key, _)| is_inside(namespaces, key)) {
         let first = steps.partition_point(|step| step.revision <= from);
         for step in steps[first..].iter().take_while(|step| step.revision <= stream.reached) {
-            if !delivered.contains(&(key.as_str(), step.revision)) {
+            if !delivered.contains(&(key, step.revision)) {
                 violations.push(format!(
                     "{name} reached {} without {key} at {} (event {})",
-                    stream.reached, step.revision, step.seq
+                    stream.reached, step.revision, step.when.seq
                 ));
             }
         }
@@ -262,6 +259,24 @@ mod tests {
         tape.stream(1, 1, 11, "connection reset", None);
         tape.stream(1, 2, 12, "began", None);
         assert_eq!(tape.at(60.0).verdict(ID), "FAIL");
+    }
+
+    #[test]
+    fn objects_come_in_one_order_and_410_asks_for_a_list() {
+        let mut tape = log();
+        tape.delivered(1, 1, (Modified, "a", 12), Some("two"));
+        tape.delivered(1, 1, (Added, "b", 11), Some("bee"));
+        assert_eq!(tape.at(60.0).verdict(ID), "FAIL");
+
+        for (listed, verdict) in [(None, "FAIL"), (Some(&[("b", 11)][..]), "PASS")] {
+            let mut tape = log();
+            tape.delivered(1, 1, (Added, "b", 11), Some("bee"));
+            tape.delivered(1, 1, (Modified, "a", 12), Some("two"));
+            tape.delivered(1, 1, (Deleted, "a", 14), Some("two"));
+            tape.stream(1, 1, 14, "410 Gone", None);
+            tape.stream(1, 2, 14, "began", listed);
+            assert_eq!(tape.at(60.0).verdict(ID), verdict);
+        }
     }
 
     #[test]
