@@ -18,6 +18,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// The members are asked so often while somebody observes.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
+/// How etcd says that a revision is gone.
+const COMPACTED: &str = "required revision has been compacted";
+
 /// A client outside of the nodes: no cut between nodes is in its way.
 pub(crate) struct Outside {
     client: reqwest::Client,
@@ -69,6 +72,72 @@ impl Outside {
         let broken = |why: String| failed(format!("asking the etcd member at {address}"), why, "");
         let status = asked.await.map_err(|error| broken(chain(&error)))?;
         parse(&status).ok_or_else(|| broken(format!("it answered {status}")))
+    }
+
+    /// Lets a member forget all revisions before the one that it is at, on its disk, too.
+    pub async fn compact(&self, address: &str) -> Result<(), TargetError> {
+        let Reading::EtcdMember { revision, .. } = self.member(address).await? else {
+            return Err(failed(
+                format!("compacting at {address}"),
+                "it told nothing of itself",
+                "",
+            ));
+        };
+        let body = json!({"revision": revision.to_string(), "physical": true});
+        match self.order(address, "kv/compaction", &body).await {
+            // Somebody else was quicker.
+            Err(error) if error.to_string().contains(COMPACTED) => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Hands the leadership to another member. Only the leader can.
+    pub async fn move_leader(&self, leader: &str, to: u64) -> Result<(), TargetError> {
+        let body = json!({"targetID": to.to_string()});
+        self.order(leader, "maintenance/transfer-leadership", &body).await.map(drop)
+    }
+
+    /// The revision that a member compacted last, found by asking for old ones; 0 if there is none.
+    pub async fn compacted(&self, address: &str) -> Result<i64, TargetError> {
+        let Reading::EtcdMember { revision, .. } = self.member(address).await? else {
+            return Err(failed(format!("asking {address}"), "it told nothing of itself", ""));
+        };
+        // The least revision that can still be read: below it all are compacted.
+        let (mut gone, mut kept) = (0, revision.max(1));
+        while kept - gone > 1 {
+            let middle = gone + (kept - gone) / 2;
+            match self.can_read(address, middle).await? {
+                true => kept = middle,
+                false => gone = middle,
+            }
+        }
+        // What is compacted at a revision can still be read at that revision itself.
+        Ok(if gone == 0 { 0 } else { kept })
+    }
+
+    async fn can_read(&self, address: &str, revision: i64) -> Result<bool, TargetError> {
+        let body = json!({
+            "key": "AA==", "revision": revision.to_string(), "serializable": true, "count_only": true,
+        });
+        match self.order(address, "kv/range", &body).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.to_string().contains(COMPACTED) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn order(&self, address: &str, what: &str, body: &Value) -> Result<Value, TargetError> {
+        let url = format!("https://{address}:2379/v3/{what}");
+        let broken = |why: String| failed(format!("asking the etcd member at {address}"), why, "");
+        let asked = async {
+            let answer = self.client.post(&url).json(body).send().await?;
+            answer.json::<Value>().await
+        };
+        let answer = asked.await.map_err(|error| broken(chain(&error)))?;
+        match answer["error"].as_str() {
+            Some(error) => Err(broken(error.to_owned())),
+            None => Ok(answer),
+        }
     }
 
     /// Asks a member again and again and tells what it says, until nobody listens.

@@ -61,6 +61,8 @@ pub async fn heal(state: &Path, cluster: &str, undos: &[Undo]) -> Result<Healed,
             Undo::StartNode { .. }
             | Undo::UnpauseNode { .. }
             | Undo::Mend { .. }
+            | Undo::Unskew { .. }
+            | Undo::Unmeddle { .. }
             | Undo::Nothing => None,
         };
         if let Some(outcome) = outcome {

@@ -2,8 +2,8 @@
 
 use bollard::query_parameters::KillContainerOptions;
 use shakedown_core::agent::Ask;
-use shakedown_core::lever::{Lever, NodeState, Traffic, Undo};
-use shakedown_core::target::TargetError;
+use shakedown_core::lever::{Lever, NodeState, Reading, Traffic, Undo};
+use shakedown_core::target::{Role, TargetError};
 use tokio::time::Instant;
 
 use crate::docker::{failed, is_already_so};
@@ -25,7 +25,53 @@ impl DockerTarget {
                 self.link(&node).await?.order(Ask::KillContainer { pod_uid, container }).await
             }
             Lever::Cut { id, from, to, traffic } => self.cut(&id, &from, &to, traffic).await,
+            Lever::Compact => self.compact().await,
+            Lever::MoveLeader { node } => self.move_leader(&node).await,
+            Lever::Slow { .. }
+            | Lever::Reset { .. }
+            | Lever::Skew { .. }
+            | Lever::LoseDisk { .. }
+            | Lever::Meddle { .. } => {
+                Err(TargetError::Unsupported { target: NAME, what: format!("{:?}", lever.kind()) })
+            }
         }
+    }
+
+    /// At the first member that answers.
+    async fn compact(&mut self) -> Result<(), TargetError> {
+        let outside = self.outside()?;
+        let mut outcome = Err(failed("compacting etcd", "there is no control plane", ""));
+        for address in self.members() {
+            outcome = outside.compact(&address).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Asks the leader, whoever that is.
+    async fn move_leader(&mut self, to: &str) -> Result<(), TargetError> {
+        let outside = self.outside()?;
+        let target = outside.member(&self.node(to)?.fact.address).await?;
+        let Reading::EtcdMember { member, leader, .. } = target else {
+            return Err(failed(format!("asking the etcd member of {to}"), "it told nothing", ""));
+        };
+        for address in self.members() {
+            if let Ok(Reading::EtcdMember { member: id, .. }) = outside.member(&address).await
+                && id == leader
+            {
+                return outside.move_leader(&address, member).await;
+            }
+        }
+        Err(failed("moving etcd's leader", format!("no member is the leader {leader:x}"), ""))
+    }
+
+    /// The addresses of the etcd members.
+    fn members(&self) -> Vec<String> {
+        let nodes = self.record.nodes.iter().map(|node| &node.fact);
+        let masters = nodes.filter(|fact| fact.role == Role::ControlPlane);
+        masters.map(|fact| fact.address.clone()).collect()
     }
 
     async fn kill_node(&mut self, name: &str) -> Result<(), TargetError> {
@@ -99,7 +145,8 @@ impl DockerTarget {
                 }
                 outcome
             }
-            Undo::Nothing => Ok(()),
+            // Neither can be pulled here.
+            Undo::Nothing | Undo::Unskew { .. } | Undo::Unmeddle { .. } => Ok(()),
             Undo::RemoveTaint { .. } | Undo::Uncordon { .. } => Err(TargetError::Unsupported {
                 target: NAME,
                 what: "undo writes to the API".to_owned(),

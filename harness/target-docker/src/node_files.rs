@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use shakedown_core::lever::Component;
-use shakedown_core::target::{ClusterSpec, NodeFact, Parameters, Role, TargetError};
+use shakedown_core::target::{ClusterSpec, NodeFact, Parameters, Role, TargetError, ZONE_LABEL};
 
 use crate::docker::failed;
 use crate::pki::{Authority, Pair, service_account_key};
@@ -47,9 +47,10 @@ pub struct Files<'a> {
 impl Files<'_> {
     /// Writes the files of all nodes, and those for use from outside.
     pub fn write(&self) -> Result<(), TargetError> {
-        if self.spec.parameters.heartbeat != Parameters::default().heartbeat {
-            let why = "the kubelet renews its Lease every 10s, and has no flag for it";
-            return Err(failed("configuring the cluster", why, "leave `heartbeat` out"));
+        if !(self.spec.parameters.heartbeat * 4).as_millis().is_multiple_of(1000) {
+            let why = "a kubelet renews its Lease four times in a whole number of seconds";
+            let hint = "choose a `heartbeat` of whole quarters of a second, such as 2s or 2500ms";
+            return Err(failed("configuring the cluster", why, hint));
         }
         let authority = Authority::new()?;
         let tokens = service_account_key()?;
@@ -268,16 +269,24 @@ impl Files<'_> {
     }
 
     fn kubelet(&self, node: &NodeFact) -> Vec<String> {
-        self.component(
-            "kubelet",
-            &[
-                ("kubeconfig", format!("{NODE_DIR}/kubelet.kubeconfig")),
-                ("hostname-override", node.name.clone()),
-                ("node-ip", node.address.clone()),
-                ("container-runtime-endpoint", format!("unix://{RUNTIME}")),
-                ("healthz-port", "10248".to_owned()),
-            ],
-        )
+        let mut flags = vec![
+            ("kubeconfig", format!("{NODE_DIR}/kubelet.kubeconfig")),
+            ("hostname-override", node.name.clone()),
+            ("node-ip", node.address.clone()),
+            ("container-runtime-endpoint", format!("unix://{RUNTIME}")),
+            ("healthz-port", "10248".to_owned()),
+        ];
+        let mut workers = self.nodes.iter().filter(|other| other.role == Role::Worker);
+        let place = workers.position(|other| other.name == node.name);
+        let heartbeat = self.spec.parameters.heartbeat;
+        if heartbeat != Parameters::default().heartbeat {
+            let seconds = (heartbeat * 4).as_secs();
+            flags.push(("node-lease-duration-seconds", seconds.to_string()));
+        }
+        if let Some(zone) = place.and_then(|place| self.spec.zone_of(place)) {
+            flags.push(("node-labels", format!("{ZONE_LABEL}={zone}")));
+        }
+        self.component("kubelet", &flags)
     }
 
     /// A subcommand of the orchestrator with its flags and the planted defects of the run.
@@ -286,7 +295,7 @@ impl Files<'_> {
         for (flag, value) in flags {
             command.extend([format!("--{flag}"), value.clone()]);
         }
-        for sabotage in &self.spec.sabotages {
+        for sabotage in &self.spec.sabotages_of_orchestrator() {
             command.extend(["--sabotage".to_owned(), sabotage.clone()]);
         }
         command
@@ -340,6 +349,7 @@ mod tests {
         ClusterSpec {
             control_planes: 2,
             workers: 1,
+            zones: 1,
             parameters: Parameters::default(),
             sabotages: vec!["double-bind".to_owned()],
         }
@@ -388,6 +398,10 @@ mod tests {
         let files = Files { dir: &dir, cluster: "c", spec: &spec, nodes: &nodes };
         insta::assert_snapshot!(files.controller_manager(&nodes[0]).join(" "), @"/usr/local/bin/orchestrator controller-manager --kubeconfig /etc/orchestrator/kube-controller-manager.kubeconfig --node cp-1 --bind-address 127.0.0.1 --secure-port 10257 --leader-elect-lease-duration 15000ms --leader-elect-renew-deadline 10000ms --leader-elect-retry-period 2000ms --node-monitor-period 5000ms --node-monitor-grace-period 40000ms --cluster-cidr 10.244.0.0/16");
         insta::assert_snapshot!(files.kubelet(&nodes[2]).join(" "), @"/usr/local/bin/orchestrator kubelet --kubeconfig /etc/orchestrator/kubelet.kubeconfig --hostname-override worker-1 --node-ip 10.201.0.21 --container-runtime-endpoint unix:///run/containerd/containerd.sock --healthz-port 10248");
+        let zoned = ClusterSpec { zones: 3, ..spec.clone() };
+        let files = Files { spec: &zoned, ..files };
+        let kubelet = files.kubelet(&nodes[2]).join(" ");
+        assert!(kubelet.ends_with("--node-labels topology.kubernetes.io/zone=zone-1"), "{kubelet}");
         let etcd = files.etcd(&nodes[1]).join(" ");
         assert!(
             etcd.contains(
@@ -402,9 +416,13 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let dir = ClusterDir::new(state.path(), "c");
         let mut spec = spec();
-        spec.parameters.heartbeat = std::time::Duration::from_secs(1);
+        spec.parameters.heartbeat = std::time::Duration::from_millis(1100);
         let nodes = nodes();
         let files = Files { dir: &dir, cluster: "c", spec: &spec, nodes: &nodes };
-        assert!(files.write().unwrap_err().to_string().contains("10s"));
+        assert!(files.write().unwrap_err().to_string().contains("whole number of seconds"));
+        spec.parameters.heartbeat = std::time::Duration::from_millis(2500);
+        let files = Files { dir: &dir, cluster: "c", spec: &spec, nodes: &nodes };
+        let kubelet = files.kubelet(&nodes[2]).join(" ");
+        assert!(kubelet.contains("--node-lease-duration-seconds 10 "), "{kubelet}");
     }
 }

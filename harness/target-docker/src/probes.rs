@@ -5,7 +5,7 @@ use shakedown_core::lever::{Component, NodeState, Probe, ProcessState, Reading, 
 use shakedown_core::target::TargetError;
 
 use crate::docker::failed;
-use crate::target::DockerTarget;
+use crate::target::{DockerTarget, NAME};
 
 /// A connection that is not answered within this does not come about.
 const REACH_WITHIN_MS: u64 = 1000;
@@ -34,8 +34,21 @@ impl DockerTarget {
             Probe::Containers { node, pod_uid } => self.running(node, pod_uid).await,
             Probe::EtcdMember { node } => {
                 let address = self.node(node)?.fact.address;
-                let outside = self.outside.clone().ok_or_else(|| not_booted(node))?;
-                outside.member(&address).await
+                self.outside()?.member(&address).await
+            }
+            Probe::Compacted { node } => {
+                let address = self.node(node)?.fact.address;
+                let revision = self.outside()?.compacted(&address).await?;
+                Ok(Reading::Compacted { revision })
+            }
+            Probe::Weather { .. }
+            | Probe::RoundTrip { .. }
+            | Probe::Resets { .. }
+            | Probe::Clock { .. }
+            | Probe::Disk { .. }
+            | Probe::Meddled { .. }
+            | Probe::StoreHash { .. } => {
+                Err(TargetError::Unsupported { target: NAME, what: format!("answer {probe:?}") })
             }
         }
     }
@@ -69,8 +82,7 @@ impl DockerTarget {
             _ => None,
         };
         if let Some(url) = outside {
-            let outside = self.outside.clone().ok_or_else(|| not_booted(node))?;
-            return Ok(outside.health(&url).await);
+            return Ok(self.outside()?.health(&url).await);
         }
         match self.state(node).await? {
             NodeState::Running => {
@@ -122,8 +134,4 @@ impl DockerTarget {
 
 fn paused(node: &str) -> TargetError {
     failed(format!("asking {node}"), "it is paused", "")
-}
-
-fn not_booted(node: &str) -> TargetError {
-    failed(format!("asking {node}"), "the cluster is not up yet", "")
 }

@@ -200,9 +200,15 @@ impl DockerTarget {
         Ask::Observe { audit_log }
     }
 
+    /// The client outside of the nodes.
+    pub(crate) fn outside(&self) -> Result<Arc<Outside>, TargetError> {
+        let why = "the cluster is not up yet";
+        self.outside.clone().ok_or_else(|| failed("asking etcd and the API servers", why, ""))
+    }
+
     /// Polls that go on until the target is dropped or somebody else observes.
     fn poll_etcd(&mut self) {
-        let Some(outside) = self.outside.clone() else { return };
+        let Ok(outside) = self.outside() else { return };
         let nodes = self.record.fact().names(Role::ControlPlane);
         for node in nodes {
             let address = match self.node(&node) {
@@ -229,6 +235,7 @@ impl Target for DockerTarget {
             LeverKind::StopProcess,
             LeverKind::Cut,
             LeverKind::KillContainer,
+            LeverKind::EtcdAdmin,
             LeverKind::Api,
         ]
         .into()

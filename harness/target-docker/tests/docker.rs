@@ -29,6 +29,7 @@ async fn launched(state: &Path, name: &str, nodes: (u32, u32)) -> DockerTarget {
     let spec = ClusterSpec {
         control_planes: nodes.0,
         workers: nodes.1,
+        zones: 1,
         parameters: Parameters::default(),
         sabotages: Vec::new(),
     };
@@ -104,6 +105,35 @@ async fn a_cut_is_one_way_is_counted_and_dies_with_its_holder() {
     let mut target = DockerTarget::attach(state.path(), "cut").await.unwrap();
     until(&mut target, &reach("cp-2", "cp-1", Traffic::EtcdPeer), answers).await;
     assert_eq!(target.fingerprint().await.unwrap(), before);
+    remove(target).await;
+}
+
+#[tokio::test]
+async fn etcd_moves_its_leader_and_compacts_when_it_is_told_to() {
+    let state = tempfile::tempdir().unwrap();
+    let mut target = launched(state.path(), "etcd", (3, 0)).await;
+    let probe = |node: &str| Probe::EtcdMember { node: node.to_owned() };
+    let (mut leads, mut to) = (0, (String::new(), 0));
+    for node in ["cp-1", "cp-2", "cp-3"] {
+        match target.probe(&probe(node)).await.unwrap() {
+            Reading::EtcdMember { member, leader, .. } if member != leader => {
+                (leads, to) = (leader, (node.to_owned(), member));
+            }
+            _ => {}
+        }
+    }
+    target.pull(&Lever::MoveLeader { node: to.0.clone() }).await.unwrap();
+    let is_led = |reading: &Reading| matches!(reading, Reading::EtcdMember { leader, .. } if *leader == to.1);
+    assert_ne!(leads, to.1);
+    until(&mut target, &probe("cp-1"), is_led).await;
+
+    let compacted = |node: &str| Probe::Compacted { node: node.to_owned() };
+    let before = target.probe(&compacted("cp-2")).await.unwrap();
+    target.pull(&Lever::Compact).await.unwrap();
+    let is_more = |reading: &Reading| *reading != before;
+    for node in ["cp-1", "cp-2", "cp-3"] {
+        until(&mut target, &compacted(node), is_more).await;
+    }
     remove(target).await;
 }
 
