@@ -204,7 +204,7 @@ async fn one(
 
 fn finish(mut recorder: Recorder, took: Vec<Took>) -> Result<(Vec<Event>, Vec<Took>), Failure> {
     recorder.flush().map_err(|error| Failure::harness(error.to_string(), ""))?;
-    Ok((recorder.events().to_vec(), took))
+    Ok((recorder.into_events(), took))
 }
 
 async fn on_docker(run: &Run<'_>) -> Result<(Vec<Event>, Vec<Took>), Failure> {
@@ -320,6 +320,7 @@ fn largest(planned: &[Planned]) -> ClusterSpec {
     for other in specs {
         spec.control_planes = spec.control_planes.max(other.control_planes);
         spec.workers = spec.workers.max(other.workers);
+        spec.zones = spec.zones.max(other.zones);
     }
     spec
 }

@@ -24,6 +24,8 @@ enum What {
     Faults,
     /// Invariants.
     Invariants,
+    /// Events that `reaches:` may demand and `cluster.seen` counts.
+    Events,
 }
 
 /// Prints the list, an entry a line.
@@ -41,6 +43,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
                 if !fault.fields.is_empty() {
                     println!("{:20} fields: {}", "", fault.fields.join(", "));
                 }
+            }
+        }
+        What::Events => {
+            for event in shakedown_core::sometimes::ALL {
+                println!("{:30} {}", event.name, event.what);
             }
         }
         What::Invariants => {

@@ -1,7 +1,9 @@
 //! The commands: one file each, with what it takes and what it does.
 
+mod compare;
 mod doctor;
 mod down;
+mod explore;
 mod heal;
 mod judge;
 mod list;
@@ -9,6 +11,7 @@ mod plan;
 mod reap;
 mod report;
 mod run;
+mod sabotage;
 mod up;
 
 use std::io::IsTerminal;
@@ -30,10 +33,14 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Shows two recorded runs of the same scenarios side by side.
+    Compare(compare::Args),
     /// Says what this machine can and cannot do, with advice.
     Doctor(doctor::Args),
     /// Removes a cluster that `up` made.
     Down(down::Args),
+    /// Runs storms on one seed after the other, and shrinks what fails.
+    Explore(explore::Args),
     /// Takes back what killed runs left behind.
     Heal(heal::Args),
     /// Judges a recorded run again, offline.
@@ -49,6 +56,8 @@ enum Command {
     Report(report::Args),
     /// Runs scenarios and judges them.
     Run(run::Args),
+    /// Plants known defects in orchestrator and harness, and checks that each is caught.
+    Sabotage(sabotage::Args),
     /// Makes a cluster of containers and leaves it running.
     Up(up::Args),
 }
@@ -57,8 +66,10 @@ impl Cli {
     /// Does what was asked; answers the exit code.
     pub fn run(self) -> Result<u8, Failure> {
         match self.command {
+            Command::Compare(args) => compare::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Down(args) => down::run(&args),
+            Command::Explore(args) => explore::run(&args),
             Command::Heal(args) => heal::run(&args),
             Command::Judge(args) => judge::run(&args),
             Command::List(args) => list::run(&args),
@@ -66,6 +77,7 @@ impl Cli {
             Command::Reap(args) => reap::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Run(args) => run::run(&args),
+            Command::Sabotage(args) => sabotage::run(&args),
             Command::Up(args) => up::run(&args),
         }
     }

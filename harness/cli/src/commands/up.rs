@@ -34,6 +34,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         let spec = ClusterSpec {
             control_planes: args.nodes.0,
             workers: args.nodes.1,
+            zones: 1,
             parameters: Parameters::default(),
             sabotages: Vec::new(),
         };
