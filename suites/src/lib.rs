@@ -9,6 +9,9 @@ const BEHAVIOURS: &str = include_str!("../behaviours.yaml");
 /// Which scenario catches which sabotage, as text.
 pub const SABOTAGES: &str = include_str!("../sabotages.yaml");
 
+/// What notices which sabotage of the harness, as text.
+pub const HARNESS_SABOTAGES: &str = include_str!("../harness-sabotages.yaml");
+
 /// The folder of the suites in the source tree that this was built from.
 pub fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

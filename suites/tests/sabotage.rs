@@ -1,50 +1,37 @@
-//! The tester tested: each planted defect of the orchestrator must be caught by the scenario, and by
-//! the check, that `sabotages.yaml` names.
+//! The tester tested: each planted defect of the orchestrator, and of the harness itself, must be
+//! caught by the scenario, and by the check, that `sabotages.yaml` or `harness-sabotages.yaml` names.
 
-#[expect(dead_code, reason = "a sabotaged scenario is named by its sabotage, and must not pass")]
-mod trial;
+use std::collections::BTreeMap;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use serde::Deserialize;
-use shakedown::pipeline::TargetName;
-use shakedown_core::verdict::Verdict;
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    sabotage: String,
-    scenario: String,
-    by: String,
-}
+use shakedown::plans::{self, Wanted};
+use shakedown::sabotages::{Entry, Place, entries, try_entry};
 
 fn main() {
     let args = Arguments::from_args();
-    let entries: Vec<Entry> = shakedown_core::yaml::read(shakedown_suites::SABOTAGES)
-        .expect("sabotages.yaml is a list of entries");
-    let trials = entries
+    let all = entries().unwrap_or_else(|failure| panic!("{failure}"));
+    // A sabotage with several entries is one test: each of its scenarios must catch it.
+    let mut by_name: BTreeMap<String, Vec<(Place, Entry)>> = BTreeMap::new();
+    for (place, entry) in all {
+        by_name.entry(entry.sabotage.clone()).or_default().push((place, entry));
+    }
+    let trials = by_name
         .into_iter()
-        .map(|entry| Trial::test(entry.sabotage.clone(), move || caught(&entry)))
+        .map(|(name, entries)| Trial::test(name, move || caught(&entries)))
         .collect();
     libtest_mimic::run(&args, trials).exit();
 }
 
-fn caught(entry: &Entry) -> Result<(), Failed> {
-    let planned = trial::planned(std::slice::from_ref(&entry.sabotage));
-    let planned = planned
-        .iter()
-        .find(|planned| planned.plan.scenario == entry.scenario)
-        .ok_or_else(|| format!("there is no scenario {}", entry.scenario))?;
-    let scenario = trial::run(planned, TargetName::Sim, &entry.sabotage)?;
-    let failed: Vec<String> = scenario
-        .checks
-        .iter()
-        .filter(|check| check.verdict == Verdict::Fail)
-        .map(|check| format!("{}: {}", check.id, check.message))
-        .collect();
-    if failed.iter().any(|failure| failure.starts_with(&entry.by)) {
-        return Ok(());
+fn caught(entries: &[(Place, Entry)]) -> Result<(), Failed> {
+    for (place, entry) in entries {
+        let file = shakedown_suites::folder().join(format!("{}.yaml", entry.scenario));
+        let wanted = Wanted { paths: vec![file], seed: 1, ..Wanted::default() };
+        let planned = plans::plans(&wanted).map_err(|failure| failure.to_string())?;
+        let row = try_entry(*place, entry, &planned);
+        if !row.is_caught {
+            let (scenario, by) = (&row.scenario, &row.caught_by);
+            return Err(format!("{scenario}: not caught by {by}; seen were: {}", row.seen).into());
+        }
     }
-    let word = scenario.verdict.word();
-    let failed = if failed.is_empty() { "nothing".to_owned() } else { failed.join("\n") };
-    Err(format!("not caught by {}: {word}, failed were: {failed}", entry.by).into())
+    Ok(())
 }
