@@ -31,6 +31,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("shakedown-agent", &["shakedown-core"]),
     ("shakedown-target-docker", &["shakedown-core"]),
     ("shakedown-target-sim", SIM),
+    (
+        "shakedown-explore",
+        &[
+            "shakedown-core",
+            "shakedown-faults",
+            "shakedown-judge",
+            "shakedown-runner",
+            "shakedown-target-sim",
+        ],
+    ),
     ("shakedown-suites", &["shakedown", "shakedown-core"]),
     ("shakedown", HARNESS),
     ("xtask", &[]),
@@ -61,6 +71,7 @@ const SIM: &[&str] = &[
 
 const HARNESS: &[&str] = &[
     "shakedown-core",
+    "shakedown-explore",
     "shakedown-faults",
     "shakedown-judge",
     "shakedown-report",
@@ -268,8 +279,25 @@ fn every_sabotage_has_a_scenario_that_catches_it() {
             broken.push(name);
         }
     }
-    assert!(count >= 10, "the list of sabotages was not found");
+    assert!(count >= 40, "the list of sabotages was not found");
     report("sabotages that no scenario is named for in suites/sabotages.yaml", &broken);
+}
+
+#[test]
+fn every_sabotage_of_the_harness_has_something_that_notices_it() {
+    let root = root();
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("can be read");
+    let planted = read("harness/core/src/sabotage.rs");
+    let planted: Vec<String> = code(&planted)
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix("\",")?.split_once(" = \""))
+        .map(|(_, name)| name.to_owned())
+        .collect();
+    let list = read("suites/harness-sabotages.yaml");
+    let is_missing = |name: &&String| !list.contains(&format!("sabotage: {name},"));
+    let broken: Vec<String> = planted.iter().filter(is_missing).cloned().collect();
+    assert!(planted.len() >= 15, "the list of sabotages of the harness was not found");
+    report("sabotages that nothing is named for in suites/harness-sabotages.yaml", &broken);
 }
 
 #[test]
