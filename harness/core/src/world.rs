@@ -91,6 +91,10 @@ impl World {
         self.sometimes.see(event);
         match &event.what {
             What::Cluster { cluster } => {
+                // What an earlier, larger cluster had says nothing of this one.
+                let is_there = |name: &str| cluster.nodes.iter().any(|node| node.name == name);
+                self.etcd.retain(|node, _| is_there(node));
+                self.containers.retain(|(node, _), _| is_there(node));
                 self.cluster = Some(cluster.clone());
                 self.facts_version += 1;
             }
@@ -381,6 +385,26 @@ mod tests {
         assert!(!world.writes().succeeding);
         see(&mut world, 50, write(45, ok()));
         assert_eq!(world.writes(), Writes { acknowledged: 3, failed: 1, succeeding: true });
+    }
+
+    #[test]
+    fn the_nodes_of_an_earlier_cluster_are_forgotten() {
+        let mut world = World::new();
+        let node = |name: &str| crate::target::NodeFact {
+            name: name.into(),
+            role: Role::ControlPlane,
+            address: String::new(),
+        };
+        for (at, node, member, term) in [(1, "cp-1", 1, 2), (2, "cp-4", 4, 9)] {
+            let node = node.to_string();
+            let leader = member;
+            see(&mut world, at, What::EtcdMember { node, member, leader, term, revision: 1 });
+        }
+        assert_eq!(world.etcd_leader(), Some("cp-4"));
+        let parameters = crate::target::Parameters::default();
+        let cluster = ClusterFact { nodes: vec![node("cp-1")], parameters };
+        see(&mut world, 3, What::Cluster { cluster });
+        assert_eq!(world.etcd_leader(), Some("cp-1"));
     }
 
     #[test]
