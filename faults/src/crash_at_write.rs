@@ -44,13 +44,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::scripted::{World, life_of, spec};
+    use crate::scripted::{World, life_of, rule_step};
 
     fn step(fields: serde_json::Value) -> FaultSpec {
-        let mut step = spec("crash-at-write", &["cp-1"]);
-        step.fields = serde_json::from_value(fields).unwrap();
-        step.fields.entry("component".to_owned()).or_insert(json!("kube-controller-manager"));
-        step
+        rule_step(KIND.name, fields)
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use shakedown_core::target::{
 };
 
 use crate::scripted_levers::{Levers, Quirks};
-pub(crate) use crate::scripted_life::{life, life_of, spec};
+pub(crate) use crate::scripted_life::{life, life_of, rule_step, spec};
 
 /// How the cluster misbehaves.
 #[derive(Default, Clone, Copy)]

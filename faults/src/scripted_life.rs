@@ -18,6 +18,15 @@ pub(crate) fn spec(fault: &str, on: &[&str]) -> FaultSpec {
     }
 }
 
+/// A step of a fault in the conversation of a component: the controller-manager of cp-1, if the fields
+/// name no other.
+pub(crate) fn rule_step(fault: &str, fields: serde_json::Value) -> FaultSpec {
+    let mut step = spec(fault, &["cp-1"]);
+    step.fields = serde_json::from_value(fields).unwrap();
+    step.fields.entry("component".to_owned()).or_insert("kube-controller-manager".into());
+    step
+}
+
 /// What came of a fault that went through its whole life.
 pub(crate) struct Life {
     pub(crate) momentary: bool,

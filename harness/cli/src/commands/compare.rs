@@ -26,10 +26,7 @@ struct Recorded {
 
 impl Recorded {
     fn read(dir: &Path) -> Result<Self, Failure> {
-        let timeline = dir.join("timeline.ndjson");
-        let events = shakedown_runner::read_timeline(&timeline).map_err(|error| {
-            Failure::usage(error.to_string(), "name the folder of a run: --out of `run`")
-        })?;
+        let events = super::timeline(dir)?;
         let name = match events.first().map(|event| &event.what) {
             Some(What::Run { target, seed, .. }) => format!("{target} (seed {seed})"),
             _ => dir.display().to_string(),

@@ -16,10 +16,7 @@ pub struct Args {
 
 /// Judges and reports; changes nothing in the folder.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let timeline = args.dir.join("timeline.ndjson");
-    let events = shakedown_runner::read_timeline(&timeline).map_err(|error| {
-        Failure::usage(error.to_string(), "name the folder of a run: --out of `run`")
-    })?;
+    let events = super::timeline(&args.dir)?;
     let plans: Vec<Plan> = pipeline::read_plans(&args.dir, &events)?;
     // Wall times are not in the timeline; the run's own file has them, if there is one.
     let recorded = shakedown_report::read(&args.dir).ok();

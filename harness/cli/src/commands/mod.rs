@@ -15,8 +15,10 @@ mod sabotage;
 mod up;
 
 use std::io::IsTerminal;
+use std::path::Path;
 
 use clap::{Parser, Subcommand};
+use shakedown_core::timeline::Event;
 use shakedown_core::verdict::RunVerdict;
 
 use crate::failure::Failure;
@@ -92,6 +94,13 @@ fn show(verdict: &RunVerdict) -> u8 {
     print!("{}", shakedown_report::terminal(verdict, width(), coloured));
     shakedown_core::verdict::Verdict::worst(verdict.scenarios.iter().map(|one| one.verdict))
         .exit_code()
+}
+
+/// Everything that was seen in the run of a folder.
+fn timeline(dir: &Path) -> Result<Vec<Event>, Failure> {
+    shakedown_runner::read_timeline(&dir.join("timeline.ndjson")).map_err(|error| {
+        Failure::usage(error.to_string(), "name the folder of a run: --out of `run`")
+    })
 }
 
 /// The terminal's width, by `$COLUMNS`; a plain default where nobody says.
