@@ -8,8 +8,24 @@ use serde_json::Value;
 use crate::lever::{Component, ContainerFact, ProcessState, Reading, Undo};
 use crate::target::ClusterFact;
 
-/// The shape of the timeline; raised when it changes. Older ones stay readable.
-pub const FORMAT: u32 = 1;
+/// The shape of the timeline; raised when it changes. Older ones stay readable, from [`OLDEST`] on.
+///
+/// Format 2: a scenario's end is sealed, and it is told where its steps end and clean-up begins.
+pub const FORMAT: u32 = 2;
+/// The oldest shape that is still read. What it does not tell is never taken for granted.
+pub const OLDEST: u32 = 1;
+
+/// Why a timeline of this format cannot be read; `None` if it can.
+pub fn unreadable(format: u32) -> Option<String> {
+    let by = match format {
+        OLDEST..=FORMAT => return None,
+        newer if newer > FORMAT => "a newer",
+        _ => "an older",
+    };
+    Some(format!(
+        "the timeline has format {format}, of {by} program; this one reads {OLDEST} to {FORMAT}"
+    ))
+}
 
 /// One thing that was seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -322,6 +338,12 @@ pub enum What {
         samples: u32,
         /// The 99.9th percentile from the write's call to the witness' event, in microseconds.
         p999_us: u64,
+    },
+    /// The steps are over: from here on everything is healed and cleaned up, and nothing that is seen
+    /// says anything of what the scenario expects.
+    StepsOver {
+        /// Why the scenario was given up; empty if every step was done and every window has closed.
+        why: String,
     },
     /// What was handed to the recorder since the scenario began, by its sources' own book: comes last
     /// before the scenario's end. See [`crate::seal`].

@@ -19,7 +19,7 @@ pub mod truth;
 
 use shakedown_core::plan::Plan;
 use shakedown_core::sabotage::Sabotage;
-use shakedown_core::timeline::{Event, FORMAT, What};
+use shakedown_core::timeline::{Event, What, unreadable};
 use shakedown_core::verdict::{CheckVerdict, RunVerdict, ScenarioVerdict, Verdict};
 
 pub use differential::differential;
@@ -110,21 +110,36 @@ fn verdict(plan: &Plan, mut checks: Vec<CheckVerdict>, virtual_ms: u64) -> Scena
     }
 }
 
-/// Why the timeline itself cannot be trusted: it has an unknown format, a hole, or no end.
+/// The first format whose recorder seals a scenario's end.
+const SEALED_SINCE: u32 = 2;
+
+/// Why the timeline itself cannot be trusted: it has an unknown format, a hole, or no end. What an
+/// older format never told is not missing, but it is not known either: INCONCLUSIVE, never a pass.
 fn timeline_trouble(scene: &Scene<'_>) -> Option<CheckVerdict> {
-    let first = scene.timeline.first().map(|event| &event.what);
-    let message = match first {
-        Some(What::Run { format, .. }) if *format == FORMAT => None,
-        Some(What::Run { format, .. }) => {
-            Some(format!("the timeline has format {format}; this program reads {FORMAT}"))
-        }
-        _ => Some("the timeline does not begin with its run".to_owned()),
+    let format = match scene.timeline.first().map(|event| &event.what) {
+        Some(What::Run { format, .. }) => Some(*format),
+        _ => None,
+    };
+    let message = match format {
+        Some(format) => unreadable(format),
+        None => Some("the timeline does not begin with its run".to_owned()),
     };
     let hole = scene.timeline.windows(2).find(|pair| pair[1].seq != pair[0].seq + 1);
     let hole =
         hole.map(|pair| format!("events are missing between {} and {}", pair[0].seq, pair[1].seq));
     let unfinished = (!scene.has_ended).then(|| "the scenario's end was not seen".to_owned());
-    let message = message.or(hole).or(unfinished).or_else(|| books::broken_seal(scene))?;
+    let message = message.or(hole).or(unfinished);
+    let is_sealed = scene.own().iter().any(|event| matches!(event.what, What::Sealed { .. }));
+    if let (None, Some(old)) =
+        (&message, format.filter(|format| *format < SEALED_SINCE && !is_sealed))
+    {
+        let why = format!(
+            "recorded in format {old}, before the ends of scenarios were sealed: whether all of it is \
+             there cannot be told; record it again for a verdict"
+        );
+        return Some(Judged::new(Verdict::Inconclusive, why).into_check("timeline"));
+    }
+    let message = message.or_else(|| books::broken_seal(scene))?;
     Some(Judged::new(Verdict::Invalid, message).into_check("timeline"))
 }
 
@@ -200,6 +215,28 @@ mod tests {
         let mut future = whole.clone();
         future[0].what = What::Run { format: 99, target: "sim".to_owned(), seed: 1 };
         assert_eq!(judge(&plan, &future).verdict, Verdict::Invalid);
+    }
+
+    #[test]
+    fn an_old_timeline_without_a_seal_is_still_judged_but_never_passes() {
+        let recorded = |format, found: f64, is_sealed: bool| {
+            let mut tape = Tape::new(check("eventually", "pod a", "0s", "45s"));
+            tape.at(90.0).pod("b", |_| {});
+            tape.at(100.0).moment("kill");
+            tape.at(found).pod("a", |_| {});
+            let (plan, mut timeline) = tape.at(200.0).finish();
+            timeline[0].what = What::Run { format, target: "sim".to_owned(), seed: 1 };
+            timeline.retain(|event| is_sealed || !matches!(event.what, What::Sealed { .. }));
+            (0..).zip(&mut timeline).for_each(|(seq, event)| event.seq = seq);
+            judge(&plan, &timeline)
+        };
+        let old = recorded(1, 110.0, false);
+        assert_eq!(old.verdict, Verdict::Inconclusive);
+        assert!(old.checks[0].message.starts_with("recorded in format 1,"), "{old:?}");
+        assert_eq!(recorded(1, 150.0, false).verdict, Verdict::Fail, "a violation still shows");
+        assert_eq!(recorded(1, 110.0, true).verdict, Verdict::Pass);
+        assert_eq!(recorded(2, 110.0, false).verdict, Verdict::Invalid, "it must have a seal");
+        assert_eq!(recorded(0, 110.0, true).verdict, Verdict::Invalid);
     }
 
     #[test]

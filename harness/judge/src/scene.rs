@@ -159,6 +159,8 @@ pub struct Scene<'a> {
     pub began: usize,
     /// Whether its end was seen.
     pub has_ended: bool,
+    /// Where its steps ended and clean-up began, and why it was given up, if it was.
+    pub steps_over: Option<(Instant, &'a str)>,
     /// The cluster.
     pub cluster: Option<&'a ClusterFact>,
     /// The changes of the objects of each kind, in order.
@@ -199,6 +201,7 @@ impl<'a> Scene<'a> {
             events: &timeline[first..end],
             began: began - first,
             has_ended: ended.is_some(),
+            steps_over: None,
             cluster: None,
             objects: BTreeMap::new(),
             histories: BTreeMap::new(),
@@ -263,6 +266,9 @@ impl<'a> Scene<'a> {
                     }
                 }
                 What::Trouble { doing, why } => self.troubles.push((when, doing, why)),
+                What::StepsOver { why } => {
+                    self.steps_over.get_or_insert((when, why));
+                }
                 What::Audit { user, verb, kind, key, code, revision, fence, .. } => {
                     let (code, revision) = (*code, *revision);
                     self.audit.push(AuditLine {
@@ -321,6 +327,11 @@ impl<'a> Scene<'a> {
     /// The time of the last event.
     pub fn end_us(&self) -> i64 {
         self.events.last().map_or(0, |event| Instant::of(event).at_us)
+    }
+
+    /// The time up to which what the scenario expects is judged: clean-up begins there.
+    pub fn steps_end_us(&self) -> i64 {
+        self.steps_over.map_or_else(|| self.end_us(), |(when, _)| when.at_us)
     }
 
     /// The events since the scenario began.

@@ -173,6 +173,11 @@ impl Tape {
         self.see(What::Trouble { doing: doing.to_owned(), why: "it failed".to_owned() });
     }
 
+    /// What follows is clean-up.
+    pub(crate) fn steps_over(&mut self, why: &str) {
+        self.see(What::StepsOver { why: why.to_owned() });
+    }
+
     pub(crate) fn not_run(&mut self, why: &str) {
         self.see(What::NotRun { why: why.to_owned() });
     }
@@ -227,6 +232,32 @@ impl Tape {
                 "status": {"conditions": [{"type": "Ready", "status": ready}]},
             }),
         );
+    }
+
+    /// A Node of a zone.
+    pub(crate) fn node_in(&mut self, name: &str, ready: &str, zone: &str) {
+        self.put_node(json!({
+            "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone}},
+            "spec": {}, "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        }));
+    }
+
+    /// A Node, as it stands here.
+    pub(crate) fn put_node(&mut self, node: Value) {
+        self.put("nodes", node);
+    }
+
+    /// The cluster has these workers and no others.
+    pub(crate) fn workers(&mut self, names: &[String]) {
+        for event in &mut self.events {
+            let What::Cluster { cluster } = &mut event.what else { continue };
+            cluster.nodes.retain(|node| node.role == Role::ControlPlane);
+            cluster.nodes.extend(names.iter().map(|name| NodeFact {
+                name: name.clone(),
+                role: Role::Worker,
+                address: String::new(),
+            }));
+        }
     }
 
     /// A ReplicaSet with uid `uid-<name>`, whose status says that all is well.

@@ -22,7 +22,7 @@ pub struct Answer {
 /// The answers to one check's condition.
 #[derive(Debug, Clone, Default)]
 pub struct Truth {
-    /// In order, from the check's moment on; the last one lasts until the scenario's end.
+    /// In order, from the check's moment on; the last one lasts until the steps are over.
     pub answers: Vec<Answer>,
     /// The kinds of object that the condition speaks of.
     pub kinds: Vec<String>,
@@ -61,6 +61,10 @@ pub fn of_checks(scene: &Scene<'_>) -> Vec<Truth> {
         }
         if place < scene.began {
             continue;
+        }
+        // What clean-up does is the harness's own doing.
+        if scene.steps_over.is_some_and(|(over, _)| event.seq >= over.seq) {
+            break;
         }
         let came = match &event.what {
             What::Moment { name } => Some(name),

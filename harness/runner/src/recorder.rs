@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shakedown_core::plan::START;
 use shakedown_core::sabotage::{Sabotage, Switches};
-use shakedown_core::timeline::{Event, FORMAT, What};
+use shakedown_core::timeline::{Event, FORMAT, What, unreadable};
 use shakedown_core::world::World;
 use tokio::time::Instant;
 
@@ -179,6 +179,7 @@ impl Recorder {
             What::Fault { .. }
                 | What::Trouble { .. }
                 | What::Sealed { .. }
+                | What::StepsOver { .. }
                 | What::ScenarioEnded { .. }
                 | What::Moment { .. }
         );
@@ -284,10 +285,10 @@ pub fn read_timeline(path: &Path) -> Result<Vec<Event>, RecordError> {
         }
     }
     match events.first() {
-        Some(Event { what: What::Run { format: FORMAT, .. }, .. }) => Ok(events),
-        Some(Event { what: What::Run { format, .. }, .. }) => {
-            Err(wrong(1, format!("format {format}; this program reads {FORMAT}")))
-        }
+        Some(Event { what: What::Run { format, .. }, .. }) => match unreadable(*format) {
+            None => Ok(events),
+            Some(why) => Err(wrong(1, why)),
+        },
         _ => Err(wrong(1, "a timeline begins with the event `run`".into())),
     }
 }
@@ -327,6 +328,15 @@ mod tests {
         std::fs::write(&path, text.replacen("\"seq\":1", "\"seq\":x", 1)).unwrap();
         let error = read_timeline(&path).unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
+        let current = format!("\"format\":{FORMAT}");
+        assert!(text.contains(&current));
+        for (format, is_read) in [("1", true), ("0", false), ("99", false)] {
+            let other = format!("\"format\":{format}");
+            std::fs::write(&path, text.replacen(&current, &other, 1)).unwrap();
+            let read = read_timeline(&path).map_err(|error| error.to_string());
+            assert_eq!(read.is_ok(), is_read, "{read:?}");
+            assert!(is_read || read.unwrap_err().contains("program; this one reads 1 to"));
+        }
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -78,9 +78,11 @@ fn expectation(scene: &Scene<'_>, check: &Check, truth: &Truth) -> Judged {
     }
 }
 
-/// When a moment came.
+/// When a moment came; one that came only by clean-up (the end of a fault) did not.
 fn moment(scene: &Scene<'_>, name: &str) -> Option<Instant> {
-    scene.own().iter().find_map(|event| match &event.what {
+    let over = scene.steps_over.map_or(u64::MAX, |(over, _)| over.seq);
+    let steps = scene.own().iter().take_while(|event| event.seq < over);
+    steps.into_iter().find_map(|event| match &event.what {
         What::Moment { name: known } if known == name => Some(Instant::of(event)),
         _ => None,
     })
@@ -128,8 +130,13 @@ impl Case<'_> {
         if self.scene.blind(&kinds, from, to) {
             return Some("the witness was interrupted, or the harness was in trouble".to_owned());
         }
-        if self.scene.end_us() < self.moment.earliest() + self.high_us() {
-            return Some("the scenario ended before the window closed".to_owned());
+        if self.scene.steps_end_us() < self.moment.earliest() + self.high_us() {
+            return Some(match self.scene.steps_over {
+                Some((_, why)) if !why.is_empty() => {
+                    format!("the scenario was given up before the window closed: {why}")
+                }
+                _ => "the scenario ended before the window closed".to_owned(),
+            });
         }
         None
     }

@@ -35,6 +35,38 @@ mod tests {
     }
 
     #[test]
+    fn what_clean_up_does_is_not_judged() {
+        // A scenario that is given up at 110 s, whose clean-up makes the condition true.
+        let given_up = |seen: f64| {
+            let mut tape = Tape::new(check("never", "pod a", "0s", "45s"));
+            tape.at(90.0).pod("b", |_| {});
+            tape.at(100.0).moment("kill");
+            if seen < 110.0 {
+                tape.at(seen).pod("a", |_| {});
+            }
+            tape.at(110.0).steps_over("fault `kill` was no longer in effect");
+            tape.at(seen.max(110.0)).pod("a", |_| {});
+            tape.at(200.0).judged("step-0/never")
+        };
+        let judged = given_up(120.0);
+        assert_eq!(judged.verdict.word(), "INVALID");
+        assert!(judged.message.contains("given up before the window closed"), "{judged:?}");
+        assert_eq!(given_up(105.0).verdict.word(), "FAIL", "before it was given up");
+        let mut tape = Tape::new(check("never", "pod a", "0s", "45s"));
+        tape.at(90.0).pod("b", |_| {});
+        tape.at(110.0).steps_over("a check was missed");
+        tape.at(111.0).moment("kill");
+        tape.at(112.0).pod("a", |_| {});
+        assert_eq!(tape.at(200.0).verdict("step-0/never"), "INVALID", "its moment is clean-up's");
+        let mut tape = Tape::new(check("never", "pod a", "0s", "45s"));
+        tape.at(90.0).pod("b", |_| {});
+        tape.at(100.0).moment("kill");
+        tape.at(145.0).steps_over("");
+        tape.at(145.0).pod("a", |_| {});
+        assert_eq!(tape.at(200.0).verdict("step-0/never"), "PASS");
+    }
+
+    #[test]
     fn an_end_known_badly_hides_a_short_violation() {
         let judge = |error| {
             let mut tape = Tape::new(check("never", "pod a", "0s", "45s"));

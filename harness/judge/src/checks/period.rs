@@ -17,7 +17,7 @@ pub(super) fn judge(case: &Case<'_>, forbidden: bool) -> Judged {
     let promise = case.promise();
     let mut unanswered = None;
     for (answer, end) in case.truth.from(case.moment) {
-        let until = end.map_or(case.scene.end_us(), Instant::earliest);
+        let until = end.map_or(case.scene.steps_end_us(), Instant::earliest);
         let (from, until) = (answer.since.at_us.max(opens), until.min(closes));
         if from >= until {
             continue;
@@ -40,7 +40,7 @@ pub(super) fn judge(case: &Case<'_>, forbidden: bool) -> Judged {
             Err(why) => unanswered = unanswered.or(Some((answer.since.seq, why))),
         }
     }
-    let watched = (case.scene.end_us().min(closes) - case.moment.at_us).max(0);
+    let watched = (case.scene.steps_end_us().min(closes) - case.moment.at_us).max(0);
     let judged = match (case.unseen(), unanswered) {
         (Some(why), _) => Judged::new(Verdict::Invalid, format!("{promise}: {why}")),
         (None, Some((seq, why))) => {

@@ -18,7 +18,7 @@ pub(super) fn judge(case: &Case<'_>) -> Judged {
     let window = (case.low_us(), case.high_us());
     let hold = micros(case.check.hold);
     let promise = format!("{}, for {}", case.promise(), seconds(hold));
-    let end = case.scene.end_us();
+    let end = case.scene.steps_end_us();
     let mut unfinished = None;
     let mut broken = 0;
     for (answer, until) in case.truth.from(case.moment) {
