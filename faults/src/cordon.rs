@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Proven: two API servers, where there are two, show the Node unschedulable, at another revision
-//! than before; an untouched Node is as before.
+//! than before; an untouched Node is as before at the first proof: later somebody else may cordon it.
 //! Healed: the Node is schedulable again, and so says another API server.
 
 use serde_json::{Value, json};
@@ -36,11 +36,13 @@ struct Cordon {
     before: Vec<String>,
     /// An untouched node, and whether it was unschedulable.
     peer: Option<(String, bool)>,
+    is_shown: bool,
 }
 
 fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
     Fields::of(spec, KIND.fields)?;
-    Ok(Box::new(Cordon { nodes: spec::on(spec, "nodes")?, before: Vec::new(), peer: None }))
+    let nodes = spec::on(spec, "nodes")?;
+    Ok(Box::new(Cordon { nodes, before: Vec::new(), peer: None, is_shown: false }))
 }
 
 impl Cordon {
@@ -88,13 +90,21 @@ impl Cordon {
                 None,
             ));
         }
-        if let Some((name, before)) = &self.peer {
-            let node = api::get(endpoints, &api::node_path(name)).await?.1.unwrap_or_default();
-            let now = unschedulable(&node);
-            let text = format!("untouched Node {name} is {}", word(now));
-            evidence.push(control(text, now == *before, None));
-        }
         Ok(evidence)
+    }
+
+    /// Whether an untouched node is as before. It bears witness once: whatever else goes on may
+    /// cordon it, or delete it, later.
+    async fn control(&self, endpoints: &[Endpoint]) -> Result<Option<Evidence>, FaultError> {
+        let Some((name, before)) = &self.peer else { return Ok(None) };
+        if self.is_shown {
+            let text = format!("untouched Node {name} was as before at the first proof");
+            return Ok(Some(control(text, true, None)));
+        }
+        let node = api::get(endpoints, &api::node_path(name)).await?.1.unwrap_or_default();
+        let now = unschedulable(&node);
+        let text = format!("untouched Node {name} is {}", word(now));
+        Ok(Some(control(text, now == *before && !node.is_null(), None)))
     }
 }
 
@@ -138,7 +148,11 @@ impl Fault for Cordon {
     }
 
     async fn prove(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
-        Ok(proof(self.evidence(cx.endpoints, true).await?))
+        let mut evidence = self.evidence(cx.endpoints, true).await?;
+        evidence.extend(self.control(cx.endpoints).await?);
+        let proof = proof(evidence);
+        self.is_shown |= proof.holds();
+        Ok(proof)
     }
 
     fn is_momentary(&self) -> bool {
@@ -168,7 +182,9 @@ fn version(object: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::scripted::{World, life};
+    use serde_json::json;
+
+    use crate::scripted::{World, life, life_amid, spec};
 
     #[tokio::test(start_paused = true)]
     async fn it_is_proven_and_healed() {
@@ -178,6 +194,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn when_it_does_nothing_it_is_not_proven() {
         life("cordon", &["worker-1"], World::inert()).await.not_proven();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_untouched_node_that_somebody_else_cordons_later_says_nothing() {
+        let step = spec("cordon", &["worker-1"]);
+        let cordoned = |world: &World| {
+            for other in ["worker-2", "worker-3"] {
+                let cordon =
+                    |node: &mut serde_json::Value| node["spec"]["unschedulable"] = json!(true);
+                world.edit(&format!("/api/v1/nodes/{other}"), cordon);
+            }
+        };
+        life_amid(&step, World::working(), cordoned).await.proven_and_healed();
+        let uncordoned = |world: &World| {
+            world.edit("/api/v1/nodes/worker-1", |node| node["spec"] = json!({}));
+        };
+        life_amid(&step, World::working(), uncordoned).await.not_proven();
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use shakedown_core::target::{
 };
 
 use crate::scripted_levers::{Levers, Quirks};
-pub(crate) use crate::scripted_life::{life, life_of, rule_step, spec};
+pub(crate) use crate::scripted_life::{life, life_amid, life_of, rule_step, spec};
 
 /// How the cluster misbehaves.
 #[derive(Default, Clone, Copy)]
@@ -203,6 +203,11 @@ impl World {
         let mut object = inner.objects[path].clone();
         change(&mut object);
         inner.put(path, object);
+    }
+
+    /// Somebody else kills this node.
+    pub(crate) fn loses(&self, node: &str) {
+        self.lock().nodes.entry(node.to_owned()).and_modify(|(state, _)| *state = NodeState::Dead);
     }
 
     fn with(self, change: impl FnOnce(&mut Defects)) -> Self {
@@ -407,8 +412,9 @@ impl Inner {
         if self.deaf.iter().any(|deaf| deaf == node) {
             return (503, status(503, "ServiceUnavailable"));
         }
-        let nodes = self.nodes.keys();
-        let workers: Vec<_> = nodes.filter(|node| node.starts_with("worker")).cloned().collect();
+        let runs = self.nodes.iter().filter(|(_, (state, _))| *state == NodeState::Running);
+        let workers: Vec<_> =
+            runs.map(|(name, _)| name.clone()).filter(|name| name.starts_with("worker")).collect();
         if let Some(answer) = self.levers.serve(node, asked, &workers) {
             return answer;
         }

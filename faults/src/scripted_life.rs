@@ -39,7 +39,17 @@ pub(crate) async fn life(fault: &str, on: &[&str], world: World) -> Life {
 }
 
 /// The life of a fault, as the runner leads it.
-pub(crate) async fn life_of(step: &FaultSpec, mut world: World) -> Life {
+pub(crate) async fn life_of(step: &FaultSpec, world: World) -> Life {
+    life_amid(step, world, |_| {}).await
+}
+
+/// The same, when something else happens to the cluster after the first proof.
+pub(crate) async fn life_amid(
+    step: &FaultSpec,
+    mut world: World,
+    meanwhile: impl FnOnce(&World),
+) -> Life {
+    let other_hand = world.clone();
     let mut fault = crate::build(step).unwrap_or_else(|error| panic!("the step is wrong: {error}"));
     world.logs(fault.undos());
     let (cluster, endpoints) = (world.cluster(), world.endpoints());
@@ -49,6 +59,7 @@ pub(crate) async fn life_of(step: &FaultSpec, mut world: World) -> Life {
         fault.baseline(&mut cx).await?;
         fault.inject(&mut cx).await?;
         fault.prove(&mut cx).await?;
+        meanwhile(&other_hand);
         let proven = fault.prove(&mut cx).await?;
         fault.remove(&mut cx).await?;
         Ok((proven, fault.prove_healed(&mut cx).await?))

@@ -13,10 +13,9 @@
 //! than before; its other taints are as before, and an untouched Node does not have it.
 //! Healed: exactly this taint is gone; the other ones are as before.
 
-use shakedown_core::fault::{Fault, FaultCx, FaultError, FaultKind, FaultSpec, Proof, SpecError};
-use shakedown_core::lever::{LeverKind, Undo};
+use shakedown_core::fault::{Fault, FaultKind, FaultSpec, SpecError};
+use shakedown_core::lever::LeverKind;
 
-use crate::evidence::proof;
 use crate::spec::Fields;
 use crate::taints::Taints;
 
@@ -30,56 +29,13 @@ pub(crate) const KIND: FaultKind = FaultKind {
     build,
 };
 
-struct Taint {
-    taints: Taints,
-}
-
 const EFFECTS: &[(&str, &str)] =
     &[("NoSchedule", "NoSchedule"), ("PreferNoSchedule", "PreferNoSchedule")];
 
 fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
     let fields = Fields::of(spec, KIND.fields)?;
     let effect = fields.choice("effect", EFFECTS)?.unwrap_or("NoSchedule");
-    Ok(Box::new(Taint { taints: Taints::of(spec, &fields, effect)? }))
-}
-
-#[async_trait::async_trait]
-impl Fault for Taint {
-    fn needs(&self) -> Vec<LeverKind> {
-        KIND.needs.to_vec()
-    }
-
-    fn targets(&self) -> Vec<String> {
-        self.taints.nodes.clone()
-    }
-
-    fn undos(&self) -> Vec<Undo> {
-        self.taints.undos()
-    }
-
-    async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        self.taints.baseline(cx.endpoints).await
-    }
-
-    async fn inject(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        self.taints.add(cx.endpoints).await
-    }
-
-    async fn prove(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
-        Ok(proof(self.taints.evidence(cx.endpoints, true).await?))
-    }
-
-    fn is_momentary(&self) -> bool {
-        false
-    }
-
-    async fn remove(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        self.taints.remove(cx.endpoints).await
-    }
-
-    async fn prove_healed(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
-        Ok(proof(self.taints.evidence(cx.endpoints, false).await?))
-    }
+    Ok(Box::new(Taints::of(spec, &fields, effect)?))
 }
 
 #[cfg(test)]

@@ -12,10 +12,9 @@
 //! than before; its other taints are as before, and an untouched Node does not have it.
 //! Healed: exactly this taint is gone; the other ones are as before.
 
-use shakedown_core::fault::{Fault, FaultCx, FaultError, FaultKind, FaultSpec, Proof, SpecError};
-use shakedown_core::lever::{LeverKind, Undo};
+use shakedown_core::fault::{Fault, FaultKind, FaultSpec, SpecError};
+use shakedown_core::lever::LeverKind;
 
-use crate::evidence::proof;
 use crate::spec::Fields;
 use crate::taints::Taints;
 
@@ -29,59 +28,16 @@ pub(crate) const KIND: FaultKind = FaultKind {
     build,
 };
 
-struct TaintNoexecute {
-    taints: Taints,
-}
-
 fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
     let fields = Fields::of(spec, KIND.fields)?;
-    Ok(Box::new(TaintNoexecute { taints: Taints::of(spec, &fields, "NoExecute")? }))
-}
-
-#[async_trait::async_trait]
-impl Fault for TaintNoexecute {
-    fn needs(&self) -> Vec<LeverKind> {
-        KIND.needs.to_vec()
-    }
-
-    fn targets(&self) -> Vec<String> {
-        self.taints.nodes.clone()
-    }
-
-    fn undos(&self) -> Vec<Undo> {
-        self.taints.undos()
-    }
-
-    async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        self.taints.baseline(cx.endpoints).await
-    }
-
-    async fn inject(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        self.taints.add(cx.endpoints).await
-    }
-
-    async fn prove(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
-        Ok(proof(self.taints.evidence(cx.endpoints, true).await?))
-    }
-
-    fn is_momentary(&self) -> bool {
-        false
-    }
-
-    async fn remove(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        self.taints.remove(cx.endpoints).await
-    }
-
-    async fn prove_healed(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
-        Ok(proof(self.taints.evidence(cx.endpoints, false).await?))
-    }
+    Ok(Box::new(Taints::of(spec, &fields, "NoExecute")?))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use crate::scripted::{World, life, life_of, spec};
+    use crate::scripted::{World, life, life_amid, life_of, spec};
 
     #[tokio::test(start_paused = true)]
     async fn it_is_proven_and_healed() {
@@ -107,6 +63,21 @@ mod tests {
         world.edit("/api/v1/nodes/worker-1", |node| node["spec"]["taints"] = json!([other]));
         life_of(&step, world.clone()).await.proven_and_healed();
         assert_eq!(world.object("/api/v1/nodes/worker-1")["spec"]["taints"], json!([other]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_taint_that_goes_by_itself_says_nothing() {
+        let world = World::working();
+        let other = json!({"key": "example.com/drill", "value": "a", "effect": "NoSchedule"});
+        world.edit("/api/v1/nodes/worker-1", |node| node["spec"]["taints"] = json!([other]));
+        let goes = |world: &World| {
+            world.edit("/api/v1/nodes/worker-1", |node| {
+                let taints = node["spec"]["taints"].as_array_mut().unwrap();
+                taints.retain(|taint| taint["key"] != "example.com/drill");
+            });
+        };
+        let step = spec("taint-noexecute", &["worker-1"]);
+        life_amid(&step, world, goes).await.proven_and_healed();
     }
 
     #[tokio::test(start_paused = true)]

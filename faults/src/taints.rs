@@ -1,16 +1,17 @@
 //! What the taint faults share: adding and removing exactly one taint, and what shows it.
 //!
 //! A taint is known by key, value and effect together: one that somebody else put there under the
-//! same key is never touched.
+//! same key is never touched. That the node's other taints were left alone is shown at the first proof
+//! and at the healing: between the two whoever put them there may take them away.
 
 use serde_json::{Value, json};
-use shakedown_core::fault::{FaultError, FaultSpec, SpecError};
-use shakedown_core::lever::Undo;
+use shakedown_core::fault::{Fault, FaultCx, FaultError, FaultSpec, Proof, SpecError};
+use shakedown_core::lever::{LeverKind, Undo};
 use shakedown_core::target::Endpoint;
 use shakedown_core::timeline::Evidence;
 
 use crate::api;
-use crate::evidence::{behaviour, control, counter};
+use crate::evidence::{behaviour, control, counter, proof};
 use crate::spec::{self, Fields};
 
 /// The key unless the step says otherwise.
@@ -25,6 +26,7 @@ pub(crate) struct Taints {
     effect: String,
     /// Each node's other taints before, and its resourceVersion.
     before: Vec<(Vec<Value>, String)>,
+    is_shown: bool,
 }
 
 impl Taints {
@@ -40,46 +42,12 @@ impl Taints {
             value: fields.text("value")?.unwrap_or_else(|| format!("shk-{}", spec.name)),
             effect: effect.to_owned(),
             before: Vec::new(),
+            is_shown: false,
         })
     }
 
-    /// What takes them back.
-    pub(crate) fn undos(&self) -> Vec<Undo> {
-        let nodes = self.nodes.iter().cloned();
-        nodes
-            .map(|node| Undo::RemoveTaint {
-                node,
-                key: self.key.clone(),
-                value: self.value.clone(),
-                effect: self.effect.clone(),
-            })
-            .collect()
-    }
-
-    /// Notes the other taints. A node that has this one already is an error: it would be removed
-    /// at the end although it is not ours.
-    pub(crate) async fn baseline(&mut self, endpoints: &[Endpoint]) -> Result<(), FaultError> {
-        self.before.clear();
-        for name in &self.nodes {
-            let doing = format!("failed to taint node {name}");
-            let path = api::node_path(name);
-            let Some(node) = api::get(endpoints, &path).await?.1 else {
-                return Err(FaultError::Api { doing, why: "there is no such Node".to_owned() });
-            };
-            let taints = taints(&node);
-            if taints.iter().any(|taint| self.is_ours(taint)) {
-                return Err(FaultError::Api {
-                    doing,
-                    why: format!("it has {} already", self.text()),
-                });
-            }
-            self.before.push((taints, version(&node)));
-        }
-        Ok(())
-    }
-
     /// Adds the taint.
-    pub(crate) async fn add(&self, endpoints: &[Endpoint]) -> Result<(), FaultError> {
+    async fn add(&self, endpoints: &[Endpoint]) -> Result<(), FaultError> {
         for name in &self.nodes {
             let path = api::node_path(name);
             let changed = api::change(endpoints, &path, |node| {
@@ -99,7 +67,7 @@ impl Taints {
     }
 
     /// Removes exactly this taint. A node that is gone has none.
-    pub(crate) async fn remove(&self, endpoints: &[Endpoint]) -> Result<(), FaultError> {
+    async fn take_away(&self, endpoints: &[Endpoint]) -> Result<(), FaultError> {
         for name in &self.nodes {
             api::change(endpoints, &api::node_path(name), |node| {
                 let mut all = taints(node);
@@ -113,12 +81,13 @@ impl Taints {
     }
 
     /// What shows that the taint is there (`wanted`) or not.
-    pub(crate) async fn evidence(
+    async fn evidence(
         &self,
         endpoints: &[Endpoint],
         wanted: bool,
     ) -> Result<Vec<Evidence>, FaultError> {
         let mut evidence = Vec::new();
+        let may_others_go = wanted && self.is_shown;
         for (at, name) in self.nodes.iter().enumerate() {
             let path = api::node_path(name);
             let (_, node) = api::get(endpoints, &path).await?;
@@ -139,7 +108,9 @@ impl Taints {
                 has == wanted && !seen.is_null(),
                 None,
             ));
-            evidence.push(untouched_taints(name, &others, &taints(&node)));
+            if !may_others_go {
+                evidence.push(untouched_taints(name, &others, &taints(&node)));
+            }
         }
         evidence.extend(self.peer(endpoints).await?);
         Ok(evidence)
@@ -163,9 +134,7 @@ impl Taints {
     }
 
     fn is_ours(&self, taint: &Value) -> bool {
-        taint["key"] == self.key.as_str()
-            && taint["value"].as_str().unwrap_or_default() == self.value
-            && taint["effect"] == self.effect.as_str()
+        is(taint, (&self.key, &self.value, &self.effect))
     }
 
     fn text(&self) -> String {
@@ -174,6 +143,79 @@ impl Taints {
 
     fn phrase(&self, has: bool) -> String {
         format!("{} taint {}", if has { "has" } else { "does not have" }, self.text())
+    }
+}
+
+#[async_trait::async_trait]
+impl Fault for Taints {
+    fn needs(&self) -> Vec<LeverKind> {
+        vec![LeverKind::Api]
+    }
+
+    fn targets(&self) -> Vec<String> {
+        self.nodes.clone()
+    }
+
+    fn undos(&self) -> Vec<Undo> {
+        let nodes = self.nodes.iter().cloned();
+        nodes
+            .map(|node| Undo::RemoveTaint {
+                node,
+                key: self.key.clone(),
+                value: self.value.clone(),
+                effect: self.effect.clone(),
+            })
+            .collect()
+    }
+
+    /// Notes the other taints. A node that has this one already is an error: it would be removed
+    /// at the end although it is not ours.
+    async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
+        self.before.clear();
+        for name in &self.nodes {
+            let doing = format!("failed to taint node {name}");
+            let path = api::node_path(name);
+            let Some(node) = api::get(cx.endpoints, &path).await?.1 else {
+                return Err(FaultError::Api { doing, why: "there is no such Node".to_owned() });
+            };
+            let taints = taints(&node);
+            if taints.iter().any(|taint| self.is_ours(taint)) {
+                return Err(FaultError::Api {
+                    doing,
+                    why: format!("it has {} already", self.text()),
+                });
+            }
+            self.before.push((taints, version(&node)));
+        }
+        Ok(())
+    }
+
+    async fn inject(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
+        self.add(cx.endpoints).await
+    }
+
+    async fn prove(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
+        let proof = proof(self.evidence(cx.endpoints, true).await?);
+        self.is_shown |= proof.holds();
+        Ok(proof)
+    }
+
+    fn is_momentary(&self) -> bool {
+        false
+    }
+
+    async fn remove(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
+        let ours = (&self.key, &self.value, &self.effect);
+        for (name, (others, _)) in self.nodes.iter().zip(&mut self.before) {
+            let node = api::get(cx.endpoints, &api::node_path(name)).await?.1.unwrap_or_default();
+            *others = taints(&node);
+            others.retain(|taint| !is(taint, ours));
+        }
+        self.take_away(cx.endpoints).await
+    }
+
+    async fn prove_healed(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
+        Ok(proof(self.evidence(cx.endpoints, false).await?))
     }
 }
 
@@ -186,6 +228,12 @@ fn untouched_taints(name: &str, before: &[Value], now: &[Value]) -> Evidence {
     let lost = before.iter().filter(foreign).filter(|taint| !now.contains(taint)).count();
     let text = format!("{lost} of the other taints of {name} are gone");
     control(text, lost == 0, None)
+}
+
+fn is(taint: &Value, (key, value, effect): (&String, &String, &String)) -> bool {
+    taint["key"] == key.as_str()
+        && taint["value"].as_str().unwrap_or_default() == value
+        && taint["effect"] == effect.as_str()
 }
 
 fn taints(node: &Value) -> Vec<Value> {
