@@ -11,7 +11,8 @@
 //!
 //! Proven: the clock is as far off as it should be; stamps that the node's components write (Lease
 //! renewals of a worker, creation times of an API server) are off by as much from those of an untouched
-//! node; the clock of that one is as before. Less than a second cannot be told in stamps: a `rate`
+//! node; the clock of that one is as before. Of the untouched nodes whoever still stamps bears witness,
+//! as something else may have killed the others. Less than a second cannot be told in stamps: a `rate`
 //! without an `offset` takes some time to show.
 //! Sustained: the clock is still as far off.
 //! Healed: the clock is right to the same bounds, and so are the stamps.
@@ -44,6 +45,8 @@ const LEAST_RATE_PPM: i64 = 100_000;
 const MOST_RATE_PPM: i64 = 1_000_000;
 /// How much a reading of a clock may be off beside its own error.
 const MARGIN_US: i64 = 50_000;
+/// How many untouched nodes are noted; one that stamps is enough.
+const PEERS_MAX: usize = 4;
 /// From when on a shift is seen in stamps.
 const SHOWN_US: i64 = 1_000_000;
 
@@ -53,8 +56,8 @@ struct ClockSkew {
     rate_ppm: i64,
     /// How far each was ahead before.
     before: Vec<i64>,
-    /// An untouched node, and how far it was ahead before.
-    peer: Option<(String, i64)>,
+    /// Untouched nodes, and how far each was ahead before.
+    peers: Vec<(String, i64)>,
     /// When each was put off.
     since: Vec<Instant>,
     is_shown: bool,
@@ -82,7 +85,7 @@ fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
         offset_us,
         rate_ppm,
         before,
-        peer: None,
+        peers: Vec::new(),
         since,
         is_shown: false,
     }))
@@ -124,21 +127,31 @@ impl ClockSkew {
         cx: &mut FaultCx<'_>,
         is_skewed: bool,
     ) -> Result<Vec<Evidence>, FaultError> {
-        let Some((peer, peer_before)) = &self.peer else {
-            return Ok(vec![behaviour("no untouched node has a clock".to_owned(), false, None)]);
-        };
-        let all: Vec<_> = self.nodes.iter().chain([peer]).cloned().collect();
-        let seen = stamps(cx, &all).await;
+        let mut as_before = Vec::new();
         let mut evidence = Vec::new();
+        for (peer, before) in &self.peers {
+            // The clock of one that died, or whose clock somebody else puts off, tells nothing here.
+            let Ok((offset_us, error_us)) = clock(cx, peer).await else { continue };
+            let margin = MARGIN_US + i64::try_from(error_us).unwrap_or(0);
+            if (offset_us - before).abs() <= margin {
+                as_before.push(peer.clone());
+            }
+        }
+        let seen = stamps(cx, &self.nodes, &as_before).await;
+        let witness = self.peers.iter().find(|(peer, _)| seen.contains_key(peer));
+        let Some((peer, peer_before)) = witness else {
+            let who = if as_before.is_empty() { "has a clock that is as before" } else { "stamps" };
+            return Ok(vec![control(format!("no untouched node {who}"), false, None)]);
+        };
         for (at, node) in self.nodes.iter().enumerate() {
-            let Some((own, peers)) = seen.get(node).zip(seen.get(peer)) else {
-                let text = format!("{node} or {peer} wrote no new stamp");
+            let Some(own) = seen.get(node) else {
+                let text = format!("{node} wrote no new stamp");
                 evidence.push(behaviour(text, false, None));
                 continue;
             };
             let skew = if is_skewed { self.expected(at, own.seen) } else { 0 };
             let expected = self.before[at] + skew - peer_before;
-            let shift = own.wall_us - peers.wall_us;
+            let shift = own.wall_us - seen[peer].wall_us;
             let text = format!(
                 "stamps of {node} against {peer}: {}; expected: {}",
                 seconds(shift),
@@ -181,11 +194,13 @@ impl Fault for ClockSkew {
         let mut candidates: Vec<_> = servers.collect();
         candidates.extend(cx.cluster.names(Role::Worker));
         candidates.retain(|node| !self.nodes.contains(node));
-        self.peer = None;
+        self.peers.clear();
         for node in candidates {
-            if let Ok((offset_us, _)) = clock(cx, &node).await {
-                self.peer = Some((node, offset_us));
+            if self.peers.len() == PEERS_MAX {
                 break;
+            }
+            if let Ok((offset_us, _)) = clock(cx, &node).await {
+                self.peers.push((node, offset_us));
             }
         }
         Ok(())
@@ -247,7 +262,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::scripted::{World, life_of, spec};
+    use crate::scripted::{World, life_amid, life_of, spec};
 
     fn skew(node: &str, fields: serde_json::Value) -> FaultSpec {
         let mut step = spec("clock-skew", &[node]);
@@ -295,6 +310,26 @@ mod tests {
         for step in ways_to_be_wrong() {
             life_of(&step, World::working().of_weather_everywhere()).await.not_proven();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_who_bore_witness_dies_another_does() {
+        // No other API server stamps, and the first worker is dead when it comes to healing.
+        let world = || World::working().with_deaf_api_server("cp-2");
+        let step = skew("cp-1", json!({"offset": "5s"}));
+        let dies = |world: &World| world.loses("worker-1");
+        life_amid(&step, world(), dies).await.proven_and_healed();
+        life_amid(&step, world().stuck(), dies).await.not_healed();
+        let all_die = |world: &World| {
+            ["worker-1", "worker-2", "worker-3"].iter().for_each(|worker| world.loses(worker));
+        };
+        life_amid(&step, world(), all_die).await.not_healed();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_stamps_of_a_dead_node_show_nothing() {
+        let step = skew("worker-1", json!({"offset": "-5m"}));
+        life_amid(&step, World::working(), |world| world.loses("worker-1")).await.not_healed();
     }
 
     #[tokio::test(start_paused = true)]

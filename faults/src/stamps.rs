@@ -34,14 +34,24 @@ pub(crate) struct Stamp {
     pub(crate) seen: Instant,
 }
 
-/// The stamps of these nodes; one whose stamp did not change in time is missing.
-pub(crate) async fn stamps(cx: &mut FaultCx<'_>, nodes: &[String]) -> BTreeMap<String, Stamp> {
+/// The stamps of these nodes and of at least one peer, if one writes any; a node whose stamp did not
+/// change in time is missing.
+pub(crate) async fn stamps(
+    cx: &mut FaultCx<'_>,
+    nodes: &[String],
+    peers: &[String],
+) -> BTreeMap<String, Stamp> {
     let began = Instant::now();
     let until = began + cx.cluster.parameters.heartbeat + PATIENCE;
     let mut first: BTreeMap<String, i64> = BTreeMap::new();
-    let mut found = BTreeMap::new();
-    while found.len() < nodes.len() && Instant::now() < until {
-        let open: Vec<_> = nodes.iter().filter(|node| !found.contains_key(*node)).collect();
+    let mut found: BTreeMap<String, Stamp> = BTreeMap::new();
+    let is_enough = |found: &BTreeMap<String, Stamp>| {
+        nodes.iter().all(|node| found.contains_key(node))
+            && (peers.is_empty() || peers.iter().any(|peer| found.contains_key(peer)))
+    };
+    while !is_enough(&found) && Instant::now() < until {
+        let all = nodes.iter().chain(peers);
+        let open: Vec<_> = all.filter(|node| !found.contains_key(*node)).collect();
         for (node, stamp) in look(cx, &open).await {
             let is_other = first.get(&node).is_some_and(|known| *known != stamp);
             first.entry(node.clone()).or_insert(stamp);

@@ -35,11 +35,16 @@ impl Session<'_> {
         self.events.untils.clear();
         self.events.deadline = Instant::now() + EXTRA;
         let forgets = self.plan.sabotaged(Sabotage::FaultNeverRemoved);
-        for active in self.take_active().into_iter().filter(|_| !forgets) {
+        if forgets {
+            self.active.clear();
+        }
+        while let Some(active) = self.take_newest() {
             let healed = self.remove(active, None).await;
             self.tell("healing", healed);
         }
         if !forgets {
+            let healed = self.see_healed().await;
+            self.tell("healing", healed);
             let undone = self.undo_the_rest().await;
             self.tell("undoing", undone);
         }

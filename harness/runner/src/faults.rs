@@ -136,7 +136,7 @@ impl Session<'_> {
         {
             active.ends = Ending::At(applied + time);
         }
-        let proof = self.prove_until(&mut active, PROOF_PATIENCE, true).await;
+        let proof = self.prove_in_time(&mut active).await;
         let (holds, evidence) = match proof {
             Ok(proof) => (proof.holds(), proof.evidence),
             Err(stop) => {
@@ -307,16 +307,11 @@ impl Session<'_> {
         Ok(Proof { evidence: vec![failed] })
     }
 
-    /// Proves again and again, until it holds or patience ends; the last proof.
-    async fn prove_until(
-        &mut self,
-        active: &mut Active,
-        patience: Duration,
-        in_effect: bool,
-    ) -> Result<Proof, Stop> {
-        let deadline = Instant::now() + patience;
+    /// Proves again and again that it is in effect, until that holds or patience ends; the last proof.
+    async fn prove_in_time(&mut self, active: &mut Active) -> Result<Proof, Stop> {
+        let deadline = Instant::now() + PROOF_PATIENCE;
         loop {
-            let proof = self.prove(active, in_effect).await?;
+            let proof = self.prove(active, true).await?;
             if proof.holds() || Instant::now() >= deadline {
                 return Ok(proof);
             }
@@ -339,16 +334,7 @@ impl Session<'_> {
         let mut index = 0;
         while index < self.active.len() {
             let active = &self.active[index];
-            let name = &active.name;
-            let is_over = match &active.ends {
-                Ending::WithScenario => false,
-                Ending::At(time) => now >= *time,
-                Ending::AtMoment(moment) => self.events.world().moment(moment).is_some(),
-                Ending::When => {
-                    self.events.untils.iter().any(|until| until.is_true && until.fault == *name)
-                }
-            };
-            if is_over {
+            if self.is_over(active, now) {
                 let active = self.active.remove(index);
                 self.remove(active, None).await?;
                 continue;
@@ -362,6 +348,19 @@ impl Session<'_> {
         let Session { active, events, .. } = self;
         events.untils.retain(|until| active.iter().any(|active| active.name == until.fault));
         Ok(())
+    }
+
+    /// Whether a fault's time has come.
+    fn is_over(&self, active: &Active, now: Instant) -> bool {
+        let name = &active.name;
+        match &active.ends {
+            Ending::WithScenario => false,
+            Ending::At(time) => now >= *time,
+            Ending::AtMoment(moment) => self.events.world().moment(moment).is_some(),
+            Ending::When => {
+                self.events.untils.iter().any(|until| until.is_true && until.fault == *name)
+            }
+        }
     }
 
     async fn sustain(&mut self, index: usize) -> Result<(), Stop> {
@@ -399,9 +398,15 @@ impl Session<'_> {
     /// Takes a fault back and waits until that is proven.
     pub(crate) async fn remove(
         &mut self,
-        mut active: Active,
+        active: Active,
         moment: Option<&str>,
     ) -> Result<(), Stop> {
+        self.take_back(active, moment).await?;
+        self.see_healed().await
+    }
+
+    /// Takes a fault back. That its effect is gone remains to be shown.
+    async fn take_back(&mut self, mut active: Active, moment: Option<&str>) -> Result<(), Stop> {
         self.events.untils.retain(|until| until.fault != active.name);
         let pulled = Instant::now();
         let best = best_first(&self.endpoints);
@@ -416,24 +421,68 @@ impl Session<'_> {
         for name in moment.map(str::to_string).into_iter().chain([end_of(&active.name)]) {
             self.events.note_at(at, error, What::Moment { name })?;
         }
-        let proof = self.prove_until(&mut active, HEAL_PATIENCE, false).await?;
-        if proof.holds() {
+        self.healing.push(active);
+        Ok(())
+    }
+
+    /// Waits until it is shown that every fault that was taken back is gone. Another fault may keep that
+    /// from being seen, as one that killed the node which would show it: those whose time has come end
+    /// meanwhile, and what cannot be shown while others last is looked at again when they are over.
+    pub(crate) async fn see_healed(&mut self) -> Result<(), Stop> {
+        let mut deadline = Instant::now() + HEAL_PATIENCE;
+        loop {
+            let unshown = self.look_whether_healed().await?;
+            if self.healing.is_empty() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            if let Some(index) = self.active.iter().position(|other| self.is_over(other, now)) {
+                let other = self.active.remove(index);
+                self.take_back(other, None).await?;
+                deadline = Instant::now() + HEAL_PATIENCE;
+                continue;
+            }
+            if now >= deadline {
+                return if self.active.is_empty() { self.unhealed(unshown) } else { Ok(()) };
+            }
+            self.events.drive(ACT_LIMIT, sleep(AGAIN)).await?;
+        }
+    }
+
+    /// Looks once at every fault that was taken back; what is still missing for each that stays.
+    async fn look_whether_healed(&mut self) -> Result<Vec<Vec<Evidence>>, Stop> {
+        let mut unshown = Vec::new();
+        while unshown.len() < self.healing.len() {
+            let mut active = self.healing.remove(unshown.len());
+            let proof = self.prove(&mut active, false).await?;
+            if !proof.holds() {
+                self.healing.insert(unshown.len(), active);
+                unshown.push(proof.evidence);
+                continue;
+            }
             // Only now: what is not shown to be healed is tried once more by the log.
             for seq in std::mem::take(&mut active.undos) {
                 self.undo_log.done(seq)?;
             }
-            return self.phase(&active, FaultPhase::HealProven, proof.evidence);
+            self.phase(&active, FaultPhase::HealProven, proof.evidence)?;
         }
-        self.is_quarantined = true;
-        self.phase(&active, FaultPhase::HealUnproven, proof.evidence)?;
-        let why = format!("not shown within {HEAL_PATIENCE:?}");
-        Err(Stop::failed(format!("healing `{}`", active.name), why))
+        Ok(unshown)
     }
 
-    /// The faults in effect, the newest first; none are left.
-    pub(crate) fn take_active(&mut self) -> Vec<Active> {
-        let mut active = std::mem::take(&mut self.active);
-        active.reverse();
-        active
+    /// Nothing else is in effect, and these faults cannot be shown to be gone.
+    fn unhealed(&mut self, unshown: Vec<Vec<Evidence>>) -> Result<(), Stop> {
+        self.is_quarantined = true;
+        let left = std::mem::take(&mut self.healing);
+        let names: Vec<_> = left.iter().map(|active| format!("`{}`", active.name)).collect();
+        for (active, evidence) in left.iter().zip(unshown) {
+            self.phase(active, FaultPhase::HealUnproven, evidence)?;
+        }
+        let why = format!("not shown within {HEAL_PATIENCE:?}");
+        Err(Stop::failed(format!("healing {}", names.join(", ")), why))
+    }
+
+    /// The newest of the faults in effect.
+    pub(crate) fn take_newest(&mut self) -> Option<Active> {
+        self.active.pop()
     }
 }

@@ -112,6 +112,8 @@ pub(crate) struct Session<'a> {
     pub made: Vec<(String, String)>,
     /// Faults in effect.
     pub active: Vec<Active>,
+    /// Faults that were taken back, and are not yet shown to be gone.
+    pub healing: Vec<Active>,
     /// Everybody that was named so far, in the plan's order.
     pub taken: BTreeSet<String>,
     /// When the last window closes.
@@ -163,6 +165,7 @@ pub async fn run_scenario<'a>(
         Ok(()) => Ending::Completed,
         Err(stop) => session.stopped(stop),
     };
+    session.steps_over(&ending);
     session.finish().await;
     let is_quarantined = session.is_quarantined;
     outcome(ending, is_quarantined)
@@ -271,6 +274,7 @@ impl<'a> Session<'a> {
             namespace: String::new(),
             made: Vec::new(),
             active: Vec::new(),
+            healing: Vec::new(),
             taken: BTreeSet::new(),
             open_until: Instant::now(),
             nodes_before: BTreeMap::new(),
@@ -398,6 +402,28 @@ impl<'a> Session<'a> {
                     |()| Ending::Failed(text),
                 )
             }
+        }
+    }
+
+    /// Notes where clean-up begins: what is seen from there on is the harness's own doing.
+    fn steps_over(&mut self, ending: &Ending) {
+        let why = ending.given_up();
+        let noted = self.events.drain().and_then(|()| self.events.note(What::StepsOver { why }));
+        if let Err(error) = noted {
+            (self.progress)(&error.to_string());
+        }
+    }
+}
+
+impl Ending {
+    /// Why the scenario was given up before its end; empty if it was not.
+    fn given_up(&self) -> String {
+        match self {
+            Ending::Completed => String::new(),
+            Ending::CheckMissed(check) => format!("what {check} waits for did not come"),
+            Ending::FaultUnproven(fault) => format!("fault `{fault}` was not proven in effect"),
+            Ending::FaultLost(fault) => format!("fault `{fault}` was no longer in effect"),
+            Ending::NotRun(why) | Ending::Failed(why) => why.clone(),
         }
     }
 }

@@ -187,6 +187,12 @@ async fn a_fault_that_is_lost_ends_the_scenario() {
     let ran = run("lost", Script { goes_on_after: Some(10), ..noticing() }, NOTICED).await;
     assert_eq!(ran.outcome.ending, Ending::FaultLost("pause".into()));
     assert!(phases(&ran.events).ends_with(&[Sustained, Lost, Removed, HealProven]));
+    // Whoever judges must know where clean-up begins: after the loss, before the healing.
+    let place =
+        |is: fn(&What) -> bool| ran.events.iter().position(|event| is(&event.what)).unwrap();
+    let over = place(|what| matches!(what, What::StepsOver { why } if why.contains("`pause`")));
+    assert!(place(|what| matches!(what, What::Fault { phase: Lost, .. })) < over);
+    assert!(over < place(|what| matches!(what, What::Fault { phase: Removed, .. })));
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,6 +228,52 @@ async fn a_fault_that_does_not_heal_closes_the_cluster() {
         outcomes[1].ending,
         Ending::Failed("the cluster was not healed after test/pause".into())
     );
+}
+
+/// How the healing of a fault on worker-1 came out, which cannot be shown while worker-2 stands still;
+/// that ends as said.
+async fn hidden(name: &str, ends: &str, script: Script) -> (Ran, FaultPhase) {
+    let steps = format!(
+        "
+  steps:
+  - {{fault: node-pause, on: worker-2, as: hides{ends}}}
+  - {{fault: node-pause, on: worker-1, as: pause, for: 20s}}
+  - {{wait: 240s, as: waited}}
+"
+    );
+    let script = Script { hidden_by_the_other: Some("worker-1"), ..script };
+    let ran = run(name, script, &steps).await;
+    let healed = ran.events.iter().filter_map(|event| match &event.what {
+        What::Fault { name, phase, .. } if name == "pause" => Some(*phase),
+        _ => None,
+    });
+    let last = healed.last().unwrap();
+    (ran, last)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_healing_that_another_fault_hides_is_judged_when_that_is_over() {
+    // The other one ends in its time while the healing is waited for.
+    let (ran, last) = hidden("hidden", ", for: 60s", Script::default()).await;
+    assert_eq!(ran.outcome.ending, Ending::Completed, "{:?}", troubles(&ran.events));
+    assert_eq!((last, ran.outcome.is_quarantined), (HealProven, false));
+    let lasted = moment(&ran.events, "end of hides") - moment(&ran.events, "hides");
+    assert!((60_000..61_000).contains(&lasted), "{lasted}");
+    assert!(moment(&ran.events, "end of pause") < moment(&ran.events, "end of hides") - 30_000);
+
+    // It ends with the scenario: the steps go on, and the healing is shown in the end.
+    let (ran, last) = hidden("hidden-long", "", Script::default()).await;
+    assert_eq!(ran.outcome.ending, Ending::Completed, "{:?}", troubles(&ran.events));
+    assert_eq!((last, ran.outcome.is_quarantined), (HealProven, false));
+    assert!(moment(&ran.events, "waited") < moment(&ran.events, "end of hides"));
+
+    // What does not heal is told, however long it was hidden.
+    for (name, ends) in [("stuck", ", for: 60s"), ("stuck-long", "")] {
+        let script = Script { never_goes_on: true, ..Script::default() };
+        let (ran, last) = hidden(name, ends, script).await;
+        assert_eq!((last, ran.outcome.is_quarantined), (HealUnproven, true), "{name}");
+        assert!(!troubles(&ran.events).is_empty());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,6 +33,8 @@ pub struct Script {
     pub goes_on_after: Option<u64>,
     /// Unpausing has no effect.
     pub never_goes_on: bool,
+    /// While the other worker stands still, nobody sees that this one does not.
+    pub hidden_by_the_other: Option<&'static str>,
     /// How long after the pause its Node object says Unknown; never if absent.
     pub noticed_after: Option<u64>,
     /// The first API server falls silent after so many seconds, and stays so.
@@ -208,7 +210,9 @@ impl Target for FakeTarget {
         tokio::time::sleep(Duration::from_millis(5)).await;
         match probe {
             Probe::Node { node } => {
-                let is_paused = self.paused.lock().unwrap().contains(node);
+                let paused = self.paused.lock().unwrap();
+                let is_hidden = self.script.hidden_by_the_other == Some(node.as_str());
+                let is_paused = paused.contains(node) || (is_hidden && !paused.is_empty());
                 let state = if is_paused { NodeState::Paused } else { NodeState::Running };
                 Ok(Reading::Node { state, started: "1".into() })
             }
