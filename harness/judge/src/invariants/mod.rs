@@ -32,6 +32,7 @@ mod taint_and_eviction_window;
 mod watch_progress;
 mod watch_without_gaps;
 mod writes_come_back;
+mod zones;
 
 use shakedown_core::sabotage::Sabotage;
 use shakedown_core::verdict::{CheckVerdict, Verdict};
