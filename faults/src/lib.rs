@@ -15,6 +15,7 @@ mod etcd_compact;
 mod etcd_leader_move;
 mod evidence;
 mod freeze_view;
+mod halt;
 mod hold_events;
 mod meddling;
 mod node_kill;

@@ -9,12 +9,10 @@
 //! Proven: the node is paused and the one that ran before, an untouched node that reached it gets no answer, and that node reaches another one.
 //! Healed: the node runs, is the one that ran before, and answers three times in a row.
 
-use shakedown_core::fault::{Fault, FaultCx, FaultError, FaultKind, FaultSpec, Proof, SpecError};
-use shakedown_core::lever::{Lever, LeverKind, NodeState, Undo};
+use shakedown_core::fault::{Fault, FaultKind, FaultSpec, SpecError};
+use shakedown_core::lever::{LeverKind, NodeState};
 
-use crate::evidence::proof;
-use crate::nodes::Victims;
-use crate::spec::{self, Fields};
+use crate::halt::Halt;
 
 /// The fault in the registry.
 pub(crate) const KIND: FaultKind = FaultKind {
@@ -26,58 +24,8 @@ pub(crate) const KIND: FaultKind = FaultKind {
     build,
 };
 
-struct NodePause {
-    victims: Victims,
-}
-
 fn build(spec: &FaultSpec) -> Result<Box<dyn Fault>, SpecError> {
-    Fields::of(spec, KIND.fields)?;
-    Ok(Box::new(NodePause { victims: Victims::new(spec::on(spec, "nodes")?) }))
-}
-
-#[async_trait::async_trait]
-impl Fault for NodePause {
-    fn needs(&self) -> Vec<LeverKind> {
-        KIND.needs.to_vec()
-    }
-
-    fn targets(&self) -> Vec<String> {
-        self.victims.names().to_vec()
-    }
-
-    fn undos(&self) -> Vec<Undo> {
-        self.victims.names().iter().map(|node| Undo::UnpauseNode { node: node.clone() }).collect()
-    }
-
-    async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        self.victims.baseline(cx).await
-    }
-
-    async fn inject(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        for node in self.victims.names() {
-            cx.target.pull(&Lever::PauseNode { node: node.clone() }).await?;
-        }
-        Ok(())
-    }
-
-    async fn prove(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
-        Ok(proof(self.victims.prove(cx, NodeState::Paused).await?))
-    }
-
-    fn is_momentary(&self) -> bool {
-        false
-    }
-
-    async fn remove(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        for undo in self.undos() {
-            cx.target.undo(&undo).await?;
-        }
-        Ok(())
-    }
-
-    async fn prove_healed(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
-        Ok(proof(self.victims.prove_healed(cx, false).await?))
-    }
+    Halt::of(spec, &KIND, NodeState::Paused)
 }
 
 #[cfg(test)]
