@@ -5,12 +5,12 @@
 //! the secondary rate, those of a small one not at all. A zone that is lost as a whole goes on at the
 //! normal rate, unless every zone is lost: then nobody is tainted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shakedown_core::target::Role;
 use shakedown_core::timeline::Change;
 
-use crate::scene::{Instant, NODES, Scene, condition, text};
+use crate::scene::{Instant, NODES, Scene, Seen, condition, text};
 
 /// `--node-eviction-rate` is 0.1 a second: one node every ten seconds.
 pub(super) const EVICTION_PERIOD_US: i64 = 10_000_000;
@@ -40,7 +40,7 @@ pub(super) struct Zones<'a> {
 impl<'a> Zones<'a> {
     /// Reads the history of the workers.
     pub(super) fn of(scene: &'a Scene<'_>) -> Self {
-        let workers = scene.names(Role::Worker);
+        let workers: BTreeSet<String> = scene.names(Role::Worker).into_iter().collect();
         let mut zones = Self::default();
         let mut ready: BTreeMap<&str, bool> = BTreeMap::new();
         for seen in scene.of_kind(NODES).iter().filter(|seen| workers.contains(&seen.key)) {
@@ -51,7 +51,7 @@ impl<'a> Zones<'a> {
                 _ => ready.insert(name, is_ready),
             };
             let now = ready.get(name).copied();
-            let zone = zone_of(seen.object);
+            let zone = zone_of(seen);
             if before == now && zones.of.get(name) == Some(&zone) {
                 continue;
             }
@@ -97,9 +97,9 @@ impl<'a> Zones<'a> {
     }
 }
 
-fn zone_of(node: &serde_json::Value) -> String {
+fn zone_of(node: &Seen<'_>) -> String {
     let label =
-        |name: &str| text(node, &format!("/metadata/labels/topology.kubernetes.io~1{name}"));
+        |name: &str| text(node.object, &format!("/metadata/labels/topology.kubernetes.io~1{name}"));
     format!("{}:{}", label("region"), label("zone"))
 }
 
