@@ -243,11 +243,11 @@ async fn hidden(name: &str, ends: &str, script: Script) -> (Ran, FaultPhase) {
     );
     let script = Script { hidden_by_the_other: Some("worker-1"), ..script };
     let ran = run(name, script, &steps).await;
-    let healed = ran.events.iter().filter_map(|event| match &event.what {
+    let mut healed = ran.events.iter().filter_map(|event| match &event.what {
         What::Fault { name, phase, .. } if name == "pause" => Some(*phase),
         _ => None,
     });
-    let last = healed.last().unwrap();
+    let last = healed.next_back().unwrap();
     (ran, last)
 }
 
