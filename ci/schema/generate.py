@@ -6,12 +6,14 @@ Usage:  pip download --no-deps kubernetes-validate==1.37.0
         python3 ci/schema/generate.py kubernetes_validate-*.whl > cluster-impl/machinery/schema/v1.33.json
 
 Only facts are kept (fields, shapes, list types, merge keys, required fields, kinds); descriptions are not.
-A type is {"k": [[group, version, kind], ..], "r": [required ..], "f": {field: shape}}. A shape is text:
+A type is {"a": 1, "k": [[group, version, kind], ..], "r": [required ..], "f": {field: shape}}. A shape is text:
   string byte time int32 int64 bool double quantity intstr any   scalars
   #T        the type T; names without the prefix io.k8s. start with io.k8s.api.
   [S] {S}   list and map of shape S
-followed, after spaces, by `atomic`, `set` or `map:key,key` (list type), `merge`, `merge:key` and `retainKeys`
-(patch strategy). Output is sorted, so that two runs write the same bytes.
+followed, after spaces, by `atomic`, `set` or `map:key,key` (list type), `whole` or `parts` (a map or an object
+that is merged as one value, or field by field whatever its type says), `merge`, `merge:key` and `retainKeys`
+(patch strategy). A type that is merged as one value has "a": 1. Output is sorted, so that two runs write the
+same bytes.
 """
 
 import json
@@ -71,6 +73,9 @@ def field(schema, definitions):
         words.append("map:" + ",".join(schema["x-kubernetes-list-map-keys"]))
     elif lists:
         words.append(lists)
+    maps = schema.get("x-kubernetes-map-type")
+    if maps:
+        words.append({"atomic": "whole", "granular": "parts"}[maps])
     for strategy in schema.get("x-kubernetes-patch-strategy", "").split(","):
         if strategy == "merge":
             key = schema.get("x-kubernetes-patch-merge-key")
@@ -92,6 +97,8 @@ def main():
         if short(name) in types or "properties" not in one or name in SPECIAL:
             continue
         fact = {"f": {key: field(one["properties"][key], definitions) for key in sorted(one["properties"])}}
+        if one.get("x-kubernetes-map-type") == "atomic":
+            fact["a"] = 1
         if one.get("required"):
             fact["r"] = sorted(one["required"])
         kinds = [[k["group"], k["version"], k["kind"]] for k in one.get("x-kubernetes-group-version-kind", [])]

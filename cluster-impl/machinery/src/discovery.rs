@@ -3,14 +3,18 @@
 //! Everything comes from the registry of kinds; resources without stored objects (such as access reviews) are
 //! passed in as [`Extra`].
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::kinds::{self, Kind, Subresource};
+use crate::kinds::{Kind, Subresource};
+use crate::versions;
 
 /// Group and version of a kind.
 type GroupVersion = (&'static str, &'static str);
+/// A version behind its rank.
+type Ranked = (Reverse<(u8, u32, u32)>, &'static str);
 
 /// A resource that is served without a kind in the registry.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +85,7 @@ pub fn api_group(group: &str, extra: &[Extra]) -> Option<Value> {
     Some(value)
 }
 
-fn group_value(group: &str, versions: &BTreeSet<&str>) -> Value {
+fn group_value(group: &str, versions: &[&str]) -> Value {
     let version =
         |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
     let versions: Vec<_> = versions.iter().map(version).collect();
@@ -90,7 +94,7 @@ fn group_value(group: &str, versions: &BTreeSet<&str>) -> Value {
 
 /// `GET /api/v1` and `GET /apis/{group}/{version}`: `APIResourceList`; `None` if there is no such version.
 pub fn api_resource_list(group: &str, version: &str, extra: &[Extra]) -> Option<Value> {
-    groups(extra).get(group)?.get(version)?;
+    groups(extra).get(group).filter(|versions| versions.contains(&version))?;
     let mut resources = Vec::new();
     for kind in of_version((group, version)) {
         resources.push(json!({
@@ -191,18 +195,18 @@ fn aggregated_resources(group_version: GroupVersion, extra: &[Extra]) -> Vec<Val
 }
 
 fn of_version<'v>(group_version: (&'v str, &'v str)) -> impl Iterator<Item = &'static Kind> + 'v {
-    kinds::ALL.iter().copied().filter(move |kind| (kind.group, kind.version) == group_version)
+    versions::served().filter(move |kind| (kind.group, kind.version) == group_version)
 }
 
-fn groups(extra: &[Extra]) -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+/// The groups with their versions, the preferred one first.
+fn groups(extra: &[Extra]) -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut groups: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-    for kind in kinds::ALL {
-        groups.entry(kind.group).or_default().insert(kind.version);
+    let kinds = versions::served().map(|kind| (kind.group, kind.version));
+    for (group, version) in kinds.chain(extra.iter().map(|one| (one.group, one.version))) {
+        groups.entry(group).or_default().insert((Reverse(versions::priority(version)), version));
     }
-    for one in extra {
-        groups.entry(one.group).or_default().insert(one.version);
-    }
-    groups
+    let sorted = |set: BTreeSet<Ranked>| set.into_iter().map(|(_, version)| version).collect();
+    groups.into_iter().map(|(group, set)| (group, sorted(set))).collect()
 }
 
 /// `v1` or `apps/v1`.
@@ -230,11 +234,13 @@ mod tests {
     #[test]
     fn groups_and_versions() {
         let list = api_group_list(REVIEWS);
-        assert_eq!(
-            names(&list["groups"], "name"),
-            ["apps", "authorization.k8s.io", "coordination.k8s.io"]
-        );
-        assert_eq!(list["groups"][0]["preferredVersion"]["groupVersion"], "apps/v1");
+        let groups = names(&list["groups"], "name");
+        assert!(groups.is_sorted() && !groups.contains(&String::new()), "{groups:?}");
+        for group in ["apps", "authorization.k8s.io", "coordination.k8s.io", "storage.k8s.io"] {
+            assert!(groups.contains(&group.to_owned()), "{group}");
+        }
+        let apps = groups.iter().position(|group| group == "apps").unwrap();
+        assert_eq!(list["groups"][apps]["preferredVersion"]["groupVersion"], "apps/v1");
         assert_eq!(api_group("apps", &[]).unwrap()["kind"], "APIGroup");
         assert!(api_group("", &[]).is_none() && api_group("nope", &[]).is_none());
         assert_eq!(api_versions("10.0.0.1:6443")["versions"], json!(["v1"]));
@@ -272,10 +278,10 @@ mod tests {
         assert_eq!(pods["scope"], "Namespaced");
         assert_eq!(
             names(&pods["subresources"], "subresource"),
-            ["binding", "eviction", "log", "status"]
+            ["binding", "ephemeralcontainers", "eviction", "log", "resize", "status"]
         );
         let others = aggregated(false, "v2", REVIEWS);
-        assert_eq!(others["items"][0]["metadata"]["name"], "apps");
-        assert_eq!(others["items"].as_array().unwrap().len(), 3);
+        let groups = api_group_list(REVIEWS)["groups"].as_array().unwrap().len();
+        assert_eq!(others["items"].as_array().unwrap().len(), groups);
     }
 }

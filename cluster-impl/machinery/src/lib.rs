@@ -4,13 +4,16 @@
 //! unknown fields survive and one code path serves built-in kinds and, later, custom resources.
 
 pub mod conditions;
+pub mod cron;
 pub mod defaulting;
 pub mod discovery;
 pub mod duration;
 pub mod fields;
 pub mod kinds;
+pub mod managed_fields;
 mod object;
 pub mod openapi;
+pub mod openapi_v2;
 pub mod patch;
 pub mod pod;
 pub mod quantity;
@@ -19,6 +22,7 @@ pub mod selector;
 mod status;
 pub mod table;
 pub mod validation;
+pub mod versions;
 mod view;
 
 pub use conditions::Condition;

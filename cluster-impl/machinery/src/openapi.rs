@@ -10,8 +10,10 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::kinds::{self, Kind};
+use crate::discovery;
+use crate::kinds::{Kind, Subresource};
 use crate::schema::{self, ListType, Shape, TypeFact};
+use crate::versions;
 
 const GVK: &str = "x-kubernetes-group-version-kind";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
@@ -20,7 +22,7 @@ const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
 
 static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
-    let versions: BTreeSet<_> = kinds::ALL.iter().map(|kind| (kind.group, kind.version)).collect();
+    let versions: BTreeSet<_> = versions::served().map(|kind| (kind.group, kind.version)).collect();
     let document = |(group, version): (&str, &str)| {
         let body = serde_json::to_vec(&make(group, version)).expect("values are always JSON");
         let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
@@ -43,6 +45,11 @@ pub fn document(path: &str) -> Option<&'static Document> {
     DOCUMENTS.get(path)
 }
 
+/// Every document, in order of path.
+pub(crate) fn documents() -> impl Iterator<Item = &'static Document> {
+    DOCUMENTS.values()
+}
+
 /// `GET /openapi/v3`: the documents that there are.
 pub fn index() -> Value {
     let paths: Map<_, _> = DOCUMENTS
@@ -60,11 +67,8 @@ fn root(group: &str, version: &str) -> String {
 }
 
 fn make(group: &str, version: &str) -> Value {
-    let served: Vec<&Kind> = kinds::ALL
-        .iter()
-        .copied()
-        .filter(|kind| kind.group == group && kind.version == version)
-        .collect();
+    let served: Vec<&Kind> =
+        versions::served().filter(|kind| kind.group == group && kind.version == version).collect();
     let mut wanted: Vec<&TypeFact> = served.iter().map(|kind| schema::type_of(kind)).collect();
     wanted.extend(
         served
@@ -193,7 +197,43 @@ fn add_paths(paths: &mut Map<String, Value>, kind: &Kind) {
         }
         paths.insert(format!("{path}/status"), status);
     }
+    for subresource in discovery::subresources(kind) {
+        if subresource.name != "status" {
+            paths.insert(
+                format!("{path}/{}", subresource.name),
+                subresource_item(kind, &subresource),
+            );
+        }
+    }
     paths.insert(path, one);
+}
+
+/// The operations of a subresource, by the verbs that discovery tells of.
+fn subresource_item(kind: &Kind, subresource: &Subresource) -> Value {
+    let mut shared = vec![path_parameter("name")];
+    if kind.namespaced {
+        shared.push(path_parameter("namespace"));
+    }
+    let mut item = json!({ "parameters": shared });
+    for (verb, method, action) in [
+        ("create", "post", "post"),
+        ("delete", "delete", "delete"),
+        ("get", "get", "get"),
+        ("patch", "patch", "patch"),
+        ("update", "put", "put"),
+    ] {
+        if subresource.verbs.contains(&verb) {
+            item[method] = operation(kind, action, method);
+            item[method][GVK] =
+                json!({"group": subresource.group, "version": "v1", "kind": subresource.kind});
+            // Which type it is need not be known here: anything that has a kind.
+            item[method]["responses"] = json!({"200": {"description": "OK"}});
+            if let Some(item) = item[method].as_object_mut() {
+                item.remove("requestBody");
+            }
+        }
+    }
+    item
 }
 
 fn path_parameter(name: &str) -> Value {
@@ -201,11 +241,22 @@ fn path_parameter(name: &str) -> Value {
 }
 
 fn operation(kind: &Kind, action: &str, method: &str) -> Value {
-    let query = |name: &&str| json!({"name": name, "in": "query", "schema": {"type": "string"}});
+    let query = |name: &&str| {
+        let kind = match *name {
+            "allowWatchBookmarks"
+            | "force"
+            | "orphanDependents"
+            | "sendInitialEvents"
+            | "watch" => "boolean",
+            "gracePeriodSeconds" | "limit" | "timeoutSeconds" => "integer",
+            _ => "string",
+        };
+        json!({"name": name, "in": "query", "schema": {"type": kind}})
+    };
     let names: &[&str] = match method {
         "post" | "put" => &["dryRun", "fieldManager", "fieldValidation"],
         "patch" => &["dryRun", "fieldManager", "fieldValidation", "force"],
-        "delete" => &["dryRun", "gracePeriodSeconds", "propagationPolicy"],
+        "delete" => &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"],
         _ if action == "list" => &[
             "allowWatchBookmarks",
             "continue",
@@ -231,6 +282,13 @@ fn operation(kind: &Kind, action: &str, method: &str) -> Value {
     if ["post", "put"].contains(&method) {
         value["requestBody"] = json!({"content": {"*/*": {"schema": body}}, "required": true});
     }
+    if method == "patch" {
+        let patch = json!({"schema": {"type": "object"}});
+        value["requestBody"] = json!({"required": true, "content": {
+            "application/apply-patch+yaml": patch, "application/json-patch+json": patch,
+            "application/merge-patch+json": patch, "application/strategic-merge-patch+json": patch,
+        }});
+    }
     value
 }
 
@@ -244,7 +302,7 @@ mod tests {
 
     #[test]
     fn patch_of_every_kind_takes_field_validation() {
-        for kind in kinds::ALL {
+        for kind in versions::served() {
             let document = read(&root(kind.group, kind.version));
             let found = document["paths"].as_object().unwrap().values().any(|path| {
                 let patch = &path["patch"];
@@ -296,7 +354,9 @@ mod tests {
         let index = index();
         let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
         assert!(url.starts_with("/openapi/v3/api/v1?hash="), "{url}");
-        assert_eq!(index["paths"].as_object().unwrap().len(), 3);
+        let versions: BTreeSet<_> =
+            versions::served().map(|kind| (kind.group, kind.version)).collect();
+        assert_eq!(index["paths"].as_object().unwrap().len(), versions.len());
         assert!(document("apis/nope/v1").is_none());
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::{Kind, Object};
+use crate::{Kind, Object, versions};
 
 /// How much of each object goes into its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,15 +42,15 @@ pub struct TableOptions<'a> {
     pub now: Timestamp,
 }
 
-/// A table of objects of one kind. `metadata` is that of the list, or of the one object.
+/// A table of stored objects of one kind. `metadata` is that of the list, or of the one object.
 pub fn table<'o>(
-    kind: &Kind,
+    kind: &'static Kind,
     objects: impl IntoIterator<Item = &'o Object>,
     metadata: Value,
     options: TableOptions<'_>,
 ) -> Value {
     let rows: Vec<_> = objects.into_iter().map(|object| row(kind, object, options)).collect();
-    let columns: Vec<_> = if options.headings { kind.columns } else { &[] }
+    let columns: Vec<_> = if options.headings { versions::stored(kind).columns } else { &[] }
         .iter()
         .map(|column| {
             let format = if column.name == "Name" { "name" } else { "" };
@@ -78,8 +78,17 @@ fn row(kind: &Kind, object: &Object, options: TableOptions<'_>) -> Value {
     }
     match options.include {
         IncludeObject::None => {}
-        IncludeObject::Metadata => row["object"] = partial(object, options.version),
-        IncludeObject::Object => row["object"] = object.0.clone(),
+        IncludeObject::Metadata | IncludeObject::Object => {
+            let mut served = None;
+            if versions::of(kind).is_some() {
+                versions::from_stored(kind, served.insert(object.clone()));
+            }
+            let object = served.as_ref().unwrap_or(object);
+            row["object"] = match options.include {
+                IncludeObject::Object => object.0.clone(),
+                _ => partial(object, options.version),
+            };
+        }
     }
     row
 }

@@ -2,7 +2,7 @@
 
 mod pod_spec;
 
-pub use pod_spec::{pod_only, pod_spec, template};
+pub use pod_spec::{pod_only, pod_spec, template, volume_source};
 
 use serde_json::{Map, Value};
 

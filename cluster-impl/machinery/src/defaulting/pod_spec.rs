@@ -27,16 +27,9 @@ pub fn pod_spec(spec: &mut Value) {
     absent(spec, "terminationGracePeriodSeconds", 30);
     absent(spec, "securityContext", empty());
     service_account(spec);
-    let host_network = spec["hostNetwork"] == true;
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for one in each(spec, list) {
             container(one);
-            if host_network {
-                for port in each(one, "ports") {
-                    let number = port["containerPort"].clone();
-                    zero(port, "hostPort", number);
-                }
-            }
         }
     }
     for one in each(spec, "volumes") {
@@ -44,14 +37,19 @@ pub fn pod_spec(spec: &mut Value) {
     }
 }
 
-/// Sets the defaults that only a pod gets: requests from limits, service links.
+/// Sets the defaults that only a pod gets: requests from limits, host ports, service links.
 pub fn pod_only(spec: &mut Value) {
     if !spec.is_object() {
         return;
     }
     absent(spec, "enableServiceLinks", true);
+    let host_network = spec["hostNetwork"] == true;
     for list in ["containers", "initContainers"] {
         for one in each(spec, list) {
+            for port in each(one, "ports").filter(|_| host_network) {
+                let number = port["containerPort"].clone();
+                zero(port, "hostPort", number);
+            }
             let Some(limits) = one["resources"]["limits"].as_object().cloned() else { continue };
             absent(&mut one["resources"], "requests", empty());
             for (name, limit) in limits {
@@ -76,10 +74,7 @@ fn container(container: &mut Value) {
     if !container.is_object() {
         return;
     }
-    let policy = match container["image"].as_str() {
-        Some(image) if !is_latest(image) => "IfNotPresent",
-        _ => "Always",
-    };
+    let policy = pull_policy(container["image"].as_str());
     zero(container, "imagePullPolicy", policy);
     zero(container, "terminationMessagePath", "/dev/termination-log");
     zero(container, "terminationMessagePolicy", "File");
@@ -105,6 +100,14 @@ fn container(container: &mut Value) {
                 http_get(handler);
             }
         }
+    }
+}
+
+/// An image without a version may change any time.
+fn pull_policy(image: Option<&str>) -> &'static str {
+    match image {
+        Some(image) if !is_latest(image) => "IfNotPresent",
+        _ => "Always",
     }
 }
 
@@ -145,9 +148,7 @@ fn volume(volume: &mut Value) {
             absent(one, "defaultMode", FILE_MODE);
         }
     }
-    if let Some(host_path) = inside(volume, "hostPath") {
-        absent(host_path, "type", "");
-    }
+    volume_source(volume);
     if let Some(downward) = inside(volume, "downwardAPI") {
         downward_items(downward);
     }
@@ -166,6 +167,35 @@ fn volume(volume: &mut Value) {
         && let Some(spec) = inside(template, "spec")
     {
         absent(spec, "volumeMode", json!("Filesystem"));
+    }
+    if let Some(image) = inside(volume, "image") {
+        let policy = pull_policy(image["reference"].as_str());
+        zero(image, "pullPolicy", policy);
+    }
+}
+
+/// Sets the defaults of a source that pods and PersistentVolumes have in common.
+pub fn volume_source(of: &mut Value) {
+    if let Some(host_path) = inside(of, "hostPath") {
+        absent(host_path, "type", "");
+    }
+    if let Some(iscsi) = inside(of, "iscsi") {
+        zero(iscsi, "iscsiInterface", "default");
+    }
+    if let Some(rbd) = inside(of, "rbd") {
+        zero(rbd, "pool", "rbd");
+        zero(rbd, "user", "admin");
+        zero(rbd, "keyring", "/etc/ceph/keyring");
+    }
+    if let Some(disk) = inside(of, "azureDisk") {
+        absent(disk, "cachingMode", "ReadWrite");
+        absent(disk, "kind", "Shared");
+        absent(disk, "fsType", "ext4");
+        absent(disk, "readOnly", false);
+    }
+    if let Some(scale_io) = inside(of, "scaleIO") {
+        zero(scale_io, "storageMode", "ThinProvisioned");
+        zero(scale_io, "fsType", "xfs");
     }
 }
 
@@ -256,6 +286,12 @@ mod tests {
         let mut spec = json!({"hostNetwork": true, "containers": [
             {"name": "a", "image": "x", "ports": [{"containerPort": 80}]}]});
         pod_spec(&mut spec);
+        assert_eq!(
+            spec["containers"][0]["ports"][0].get("hostPort"),
+            None,
+            "a template's may stay"
+        );
+        pod_only(&mut spec);
         assert_eq!(spec["containers"][0]["ports"][0]["hostPort"], 80);
     }
 }

@@ -4,7 +4,7 @@ use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine as _};
 use serde_json::Value;
 
-use super::{cannot_handle, inside};
+use super::{Place, cannot_handle};
 use crate::quantity::QuantityError;
 use crate::schema::{Shape, TypeFact, type_of};
 use crate::{Kind, Object, Quantity, Status};
@@ -15,17 +15,17 @@ pub fn decode(kind: &Kind, object: &mut Object) -> Result<(), Status> {
     if !object.0.is_object() {
         return Err(cannot_handle(kind, "the body is no JSON object"));
     }
-    decode_type(&mut object.0, type_of(kind), "").map_err(|why| cannot_handle(kind, &why))
+    decode_type(&mut object.0, type_of(kind), Place::Top).map_err(|why| cannot_handle(kind, &why))
 }
 
-fn decode_type(value: &mut Value, fact: &TypeFact, path: &str) -> Result<(), String> {
+fn decode_type(value: &mut Value, fact: &TypeFact, place: Place<'_>) -> Result<(), String> {
     let Value::Object(fields) = value else {
-        return Err(mismatch(value, fact, path, &go_struct(fact)));
+        return Err(mismatch(value, fact, place, &go_struct(fact)));
     };
     fields.retain(|name, value| !value.is_null() && fact.field(name).is_some());
     for (name, value) in fields.iter_mut() {
         let field = fact.field(name).expect("fields without a fact were dropped");
-        decode_shape(value, &field.shape, fact, &inside(path, name))?;
+        decode_shape(value, &field.shape, fact, Place::Field(&place, name))?;
     }
     Ok(())
 }
@@ -34,26 +34,28 @@ fn decode_shape(
     value: &mut Value,
     shape: &Shape,
     owner: &TypeFact,
-    path: &str,
+    place: Place<'_>,
 ) -> Result<(), String> {
     match (shape, &mut *value) {
         (Shape::Ref(_), _) => match shape.item_type() {
             // A value of another shape is the owner's field, so the owner is named.
-            Some(fact) if !value.is_object() => Err(mismatch(value, owner, path, &go_struct(fact))),
-            Some(fact) => decode_type(value, fact, path),
+            Some(fact) if !value.is_object() => {
+                Err(mismatch(value, owner, place, &go_struct(fact)))
+            }
+            Some(fact) => decode_type(value, fact, place),
             None => Ok(()),
         },
         (Shape::List(item), Value::Array(values)) => {
             for (index, value) in values.iter_mut().enumerate() {
                 null_item(value, item);
-                decode_shape(value, item, owner, &format!("{path}[{index}]"))?;
+                decode_shape(value, item, owner, Place::Item(&place, index))?;
             }
             Ok(())
         }
         (Shape::Map(item), Value::Object(values)) => {
             for (key, value) in values.iter_mut() {
                 null_item(value, item);
-                decode_shape(value, item, owner, &inside(path, key))?;
+                decode_shape(value, item, owner, Place::Field(&place, key))?;
             }
             Ok(())
         }
@@ -82,7 +84,7 @@ fn decode_shape(
             Ok(())
         }
         (Shape::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
-        _ => Err(mismatch(value, owner, path, &go_type(shape))),
+        _ => Err(mismatch(value, owner, place, &go_type(shape))),
     }
 }
 
@@ -113,7 +115,8 @@ fn quantity(value: &mut Value) -> Result<(), String> {
 }
 
 /// In the words of Go's encoding/json, which clients know.
-fn mismatch(value: &Value, owner: &TypeFact, path: &str, wanted: &str) -> String {
+fn mismatch(value: &Value, owner: &TypeFact, place: Place<'_>, wanted: &str) -> String {
+    let path = place.to_string();
     let found = match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),

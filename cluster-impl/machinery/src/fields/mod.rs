@@ -10,6 +10,8 @@ mod duplicates;
 pub use decode::decode;
 pub use duplicates::parse;
 
+use std::fmt;
+
 use serde_json::Value;
 
 use crate::schema::{Shape, TypeFact, type_of};
@@ -64,35 +66,54 @@ pub fn check(
 /// The unknown fields of an object, as `unknown field "spec.foo"`.
 pub fn unknown(kind: &Kind, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    walk_type(value, type_of(kind), "", &mut found);
+    walk_type(value, type_of(kind), Place::Top, &mut found);
     found.into_iter().map(|path| format!("unknown field {path:?}")).collect()
 }
 
-fn walk_type(value: &Value, fact: &TypeFact, path: &str, found: &mut Vec<String>) {
-    for (name, value) in value.as_object().into_iter().flatten() {
-        let path = inside(path, name);
-        match fact.field(name) {
-            None => found.push(path),
-            Some(field) => walk_shape(value, &field.shape, &path, found),
+/// Where a value stands. It is written out only when something is to be said of it.
+#[derive(Clone, Copy)]
+enum Place<'p> {
+    Top,
+    Field(&'p Place<'p>, &'p str),
+    Item(&'p Place<'p>, usize),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Top => Ok(()),
+            Place::Field(Place::Top, name) => f.write_str(name),
+            Place::Field(outside, name) => write!(f, "{outside}.{name}"),
+            Place::Item(list, index) => write!(f, "{list}[{index}]"),
         }
     }
 }
 
-fn walk_shape(value: &Value, shape: &Shape, path: &str, found: &mut Vec<String>) {
+fn walk_type(value: &Value, fact: &TypeFact, place: Place<'_>, found: &mut Vec<String>) {
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let place = Place::Field(&place, name);
+        match fact.field(name) {
+            None => found.push(place.to_string()),
+            Some(field) => walk_shape(value, &field.shape, place, found),
+        }
+    }
+}
+
+fn walk_shape(value: &Value, shape: &Shape, place: Place<'_>, found: &mut Vec<String>) {
     match (shape, value) {
         (Shape::Ref(_), Value::Object(_)) => {
             if let Some(fact) = shape.item_type() {
-                walk_type(value, fact, path, found);
+                walk_type(value, fact, place, found);
             }
         }
         (Shape::List(item), Value::Array(values)) => {
             for (index, value) in values.iter().enumerate() {
-                walk_shape(value, item, &format!("{path}[{index}]"), found);
+                walk_shape(value, item, Place::Item(&place, index), found);
             }
         }
         (Shape::Map(item), Value::Object(values)) => {
             for (key, value) in values {
-                walk_shape(value, item, &inside(path, key), found);
+                walk_shape(value, item, Place::Field(&place, key), found);
             }
         }
         _ => {}

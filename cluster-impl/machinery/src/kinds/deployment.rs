@@ -2,9 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{AGE, Kind, NAME, age, column, create_without_status, keep_status, replica_set};
+use super::{
+    AGE, Kind, NAME, age, column, containers, create_without_status, keep_status, selector,
+};
 use crate::defaulting::{absent, empty, part, template, zero};
-use crate::validation::{Causes, metadata, names, text, workload};
+use crate::validation::{
+    Causes, go, is_new_spec, metadata, names, share, status_change, text, workload,
+};
 use crate::{Cause, Object};
 
 /// Deployment.
@@ -61,15 +65,30 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut causes = Causes::new();
     metadata::validate(&mut causes, object, old, true, names::dns_subdomain);
     let spec = &object.0["spec"];
-    for field in
-        ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"]
-    {
+    if is_new_spec(object, old) {
+        causes.not_negative("spec.replicas", &spec["replicas"]);
+        workload::selector_and_template(&mut causes, spec, "Deployment");
+        strategy(&mut causes, &spec["strategy"]);
+        times(&mut causes, spec);
+    }
+    if let Some(old) = old {
+        workload::selector_immutable(&mut causes, spec, &old.0["spec"]);
+    }
+    if let Some((status, before)) = status_change(object, old) {
+        let counts =
+            ["updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"];
+        workload::replica_counts(&mut causes, status, &counts, "readyReplicas");
+        causes.not_negative("status.collisionCount", &status["collisionCount"]);
+        causes.collisions(status, before);
+    }
+    causes.into_list()
+}
+
+fn times(causes: &mut Causes, spec: &Value) {
+    for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         causes.not_negative(&format!("spec.{field}"), &spec[field]);
     }
-    workload::selector_and_template(&mut causes, spec, "Deployment");
-    strategy(&mut causes, &spec["strategy"]);
     if let Some(deadline) = spec["progressDeadlineSeconds"].as_i64()
-        && deadline >= 0
         && deadline <= spec["minReadySeconds"].as_i64().unwrap_or_default()
     {
         causes.invalid(
@@ -78,10 +97,6 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
             "must be greater than minReadySeconds",
         );
     }
-    if let Some(old) = old {
-        workload::selector_immutable(&mut causes, spec, &old.0["spec"]);
-    }
-    causes.into_list()
 }
 
 fn strategy(causes: &mut Causes, strategy: &Value) {
@@ -94,46 +109,20 @@ fn strategy(causes: &mut Causes, strategy: &Value) {
         ),
         "Recreate" => {}
         "RollingUpdate" => {
-            let unavailable = share(causes, &rolling["maxUnavailable"], "maxUnavailable");
-            let surge = share(causes, &rolling["maxSurge"], "maxSurge");
-            if unavailable == Some(0) && surge == Some(0) {
-                causes.invalid(
-                    &format!("{FIELD}.maxUnavailable"),
-                    rolling["maxUnavailable"].clone(),
-                    "may not be 0 when `maxSurge` is 0",
-                );
+            let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
+            let unavailable_at = format!("{FIELD}.maxUnavailable");
+            share::number_or_percent(causes, unavailable, &unavailable_at);
+            share::number_or_percent(causes, surge, &format!("{FIELD}.maxSurge"));
+            if share::amount(unavailable) == 0 && share::amount(surge) == 0 {
+                let shown = go::int_or_string(unavailable);
+                causes.invalid_as(&unavailable_at, &shown, "may not be 0 when `maxSurge` is 0");
             }
-            if rolling["maxUnavailable"].is_string() && unavailable.is_some_and(|part| part > 100) {
-                causes.invalid(
-                    &format!("{FIELD}.maxUnavailable"),
-                    rolling["maxUnavailable"].clone(),
-                    "must not be greater than 100%",
-                );
-            }
+            share::at_most_100_percent(causes, unavailable, &unavailable_at);
         }
         other => {
             causes.not_supported("spec.strategy.type", other, &["Recreate", "RollingUpdate"]);
         }
     }
-}
-
-/// A number or a percentage; `None` if it is neither.
-fn share(causes: &mut Causes, value: &Value, name: &str) -> Option<i64> {
-    let field = format!("spec.strategy.rollingUpdate.{name}");
-    if let Some(number) = value.as_i64() {
-        causes.not_negative(&field, value);
-        return Some(number);
-    }
-    let percent = value.as_str()?.strip_suffix('%').and_then(|text| text.parse::<u32>().ok());
-    if percent.is_none() {
-        causes.invalid(
-            &field,
-            value.clone(),
-            "a valid percent string must be a numeric string followed by an ending '%' (e.g. \
-             '1%',  or '93%', regex used for validation is '[0-9]+%')",
-        );
-    }
-    percent.map(i64::from)
 }
 
 fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
@@ -146,7 +135,8 @@ fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
         count("availableReplicas").into(),
         age(object, now),
     ];
-    cells.extend(replica_set::wide(object));
+    cells.extend(containers(&object.0["spec"]["template"]));
+    cells.push(selector(object.get("/spec/selector")));
     cells
 }
 
@@ -200,7 +190,13 @@ mod tests {
             (|o| o.set("/spec/strategy/type", "Recreate"), "Forbidden spec.strategy.rollingUpdate"),
             (|o| o.set("/spec/strategy/type", "Blue"), "NotSupported spec.strategy.type"),
             (|o| o.set("/spec/strategy/rollingUpdate", json!({"maxUnavailable": 0, "maxSurge": 0})),
+                "Invalid spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \
+                 intstr.IntOrString{Type:0, IntVal:0, StrVal:\"\"}: may not be 0 when `maxSurge` is 0"),
+            (|o| o.set("/spec/strategy/rollingUpdate/maxUnavailable", "101%"),
                 "Invalid spec.strategy.rollingUpdate.maxUnavailable"),
+            (|o| o.set("/spec/template/spec/activeDeadlineSeconds", 5),
+                "Forbidden spec.template.spec.activeDeadlineSeconds: Forbidden: \
+                 activeDeadlineSeconds in ReplicaSet is not Supported"),
             (|o| o.set("/spec/strategy/rollingUpdate/maxSurge", "a lot"),
                 "Invalid spec.strategy.rollingUpdate.maxSurge"),
             (|o| o.set("/spec/template/spec/restartPolicy", "Never"),

@@ -1,8 +1,12 @@
 //! The registry of kinds: one file per kind, one line per kind in [`ALL`].
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
-use crate::{Cause, Object};
+use crate::validation::{items, text};
+use crate::{Cause, LabelSelector, Object, versions};
 
 macro_rules! registry {
     ($($module:ident :: $name:ident,)+) => {
@@ -14,18 +18,98 @@ macro_rules! registry {
 }
 
 registry! {
+    api_service::API_SERVICE,
+    certificate_signing_request::CERTIFICATE_SIGNING_REQUEST,
+    cluster_role::CLUSTER_ROLE,
+    cluster_role_binding::CLUSTER_ROLE_BINDING,
     config_map::CONFIG_MAP,
+    controller_revision::CONTROLLER_REVISION,
+    cron_job::CRON_JOB,
+    csi_driver::CSI_DRIVER,
+    csi_node::CSI_NODE,
+    csi_storage_capacity::CSI_STORAGE_CAPACITY,
+    custom_resource_definition::CUSTOM_RESOURCE_DEFINITION,
+    daemon_set::DAEMON_SET,
     deployment::DEPLOYMENT,
+    endpoint_slice::ENDPOINT_SLICE,
+    endpoints::ENDPOINTS,
     event::EVENT,
+    horizontal_pod_autoscaler::HORIZONTAL_POD_AUTOSCALER,
+    ingress::INGRESS,
+    ingress_class::INGRESS_CLASS,
+    ip_address::IP_ADDRESS,
+    job::JOB,
     lease::LEASE,
+    limit_range::LIMIT_RANGE,
+    mutating_webhook_configuration::MUTATING_WEBHOOK_CONFIGURATION,
     namespace::NAMESPACE,
+    network_policy::NETWORK_POLICY,
     node::NODE,
+    persistent_volume::PERSISTENT_VOLUME,
+    persistent_volume_claim::PERSISTENT_VOLUME_CLAIM,
     pod::POD,
+    pod_disruption_budget::POD_DISRUPTION_BUDGET,
+    pod_template::POD_TEMPLATE,
+    priority_class::PRIORITY_CLASS,
     replica_set::REPLICA_SET,
+    replication_controller::REPLICATION_CONTROLLER,
+    resource_quota::RESOURCE_QUOTA,
+    role::ROLE,
+    role_binding::ROLE_BINDING,
+    runtime_class::RUNTIME_CLASS,
     secret::SECRET,
     service::SERVICE,
     service_account::SERVICE_ACCOUNT,
+    service_cidr::SERVICE_CIDR,
+    stateful_set::STATEFUL_SET,
+    storage_class::STORAGE_CLASS,
+    validating_admission_policy::VALIDATING_ADMISSION_POLICY,
+    validating_admission_policy_binding::VALIDATING_ADMISSION_POLICY_BINDING,
+    validating_webhook_configuration::VALIDATING_WEBHOOK_CONFIGURATION,
+    volume_attachment::VOLUME_ATTACHMENT,
 }
+
+pub use certificate_signing_request::{prepare_approval, validate_answer};
+pub use priority_class::SYSTEM_PRIORITY_CLASSES;
+pub use service::NODE_PORTS;
+
+/// Where kinds are found by group and plural, and by group, version and kind.
+struct Index {
+    by_plural: BTreeMap<(&'static str, &'static str), &'static Kind>,
+    by_name: BTreeMap<(&'static str, &'static str, &'static str), &'static Kind>,
+    served: BTreeMap<(&'static str, &'static str, &'static str), &'static Kind>,
+}
+
+static INDEX: LazyLock<Index> = LazyLock::new(|| Index {
+    by_plural: ALL.iter().map(|kind| ((kind.group, kind.plural), *kind)).collect(),
+    by_name: versions::served().map(|kind| ((kind.group, kind.version, kind.kind), kind)).collect(),
+    served: versions::served()
+        .map(|kind| ((kind.group, kind.version, kind.plural), kind))
+        .collect(),
+});
+
+/// A namespaced kind with nothing of its own, from which others say how they differ.
+const PLAIN: Kind = Kind {
+    id: "",
+    group: "",
+    version: "v1",
+    kind: "",
+    plural: "",
+    short_names: &[],
+    categories: &[],
+    namespaced: true,
+    has_status: false,
+    has_scale: false,
+    subresources: &[],
+    has_generation: false,
+    selectable: &[],
+    default: |_| {},
+    prepare_create: create_as_is,
+    prepare_update: update_as_is,
+    validate: |_, _| Vec::new(),
+    columns: &[NAME, AGE],
+    cells: |object, now| vec![object.name().into(), age(object, now)],
+};
 
 /// A column of the table that `kubectl get` prints.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +142,14 @@ const fn column(name: &'static str, format: &'static str, priority: u8) -> Colum
 const NAME: Column = column("Name", "string", 0);
 const AGE: Column = column("Age", "string", 0);
 
+/// What upstream prints of kinds that have no columns of their own.
+const CREATED_AT: Column = column("Created At", "date", 0);
+
+/// When an object was created, as a cell.
+fn created_at(object: &Object) -> Value {
+    object.created().map_or_else(|| "<unknown>".into(), |at| crate::conditions::seconds(at).into())
+}
+
 /// The age of an object, as a cell.
 fn age(object: &Object, now: jiff::Timestamp) -> Value {
     crate::duration::age(object.created(), now).into()
@@ -68,15 +160,46 @@ fn or(text: &str, otherwise: &str) -> Value {
     if text.is_empty() { otherwise.into() } else { text.into() }
 }
 
+/// Names and images of the containers in a template, as cells.
+fn containers(template: &Value) -> [Value; 2] {
+    ["name", "image"].map(|field| {
+        let all: Vec<_> = items(&template["spec"]["containers"])
+            .map(|(_, container)| text(&container[field]))
+            .collect();
+        all.join(",").into()
+    })
+}
+
+/// A map of labels, as a cell: `a=b,c=d`.
+fn labels(labels: &Value) -> Value {
+    let mut all: Vec<_> = labels
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", text(value)))
+        .collect();
+    all.sort();
+    or(&all.join(","), "<none>")
+}
+
+/// A label selector, as a cell.
+fn selector(selector: Option<&Value>) -> Value {
+    match LabelSelector::from_value(selector) {
+        Err(_) => "<error>".into(),
+        Ok(selector) if selector.requirements().is_empty() => "<none>".into(),
+        Ok(selector) => selector.to_string().into(),
+    }
+}
+
 /// Nothing to prepare before a creation.
 fn create_as_is(_object: &mut Object) {}
 
 /// Nothing to prepare before an update.
 fn update_as_is(_object: &mut Object, _old: &Object) {}
 
-/// A new object has no status yet.
+/// A new object has nothing in its status yet.
 fn create_without_status(object: &mut Object) {
-    object.remove("/status");
+    object.set("/status", serde_json::json!({}));
 }
 
 /// The status changes only through its own subresource.
@@ -141,17 +264,20 @@ impl Kind {
         }
     }
 
-    /// The kind with this group and plural.
+    /// The kind that is served under this group, version and plural, be it as it is stored or not.
+    pub fn served(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+        INDEX.served.get(&(group, version, plural)).copied()
+    }
+
+    /// The stored kind with this group and plural.
     pub fn by_plural(group: &str, plural: &str) -> Option<&'static Kind> {
-        ALL.iter().copied().find(|kind| kind.group == group && kind.plural == plural)
+        INDEX.by_plural.get(&(group, plural)).copied()
     }
 
     /// The kind with this `apiVersion` and `kind`.
     pub fn by_name(api_version: &str, name: &str) -> Option<&'static Kind> {
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-        ALL.iter()
-            .copied()
-            .find(|kind| kind.group == group && kind.version == version && kind.kind == name)
+        INDEX.by_name.get(&(group, version, name)).copied()
     }
 
     /// Before an object is replaced through `/status`: keeps all but the status from the old object, and of
@@ -213,17 +339,14 @@ mod tests {
     pub(super) fn row(kind: &Kind, object: &Object, second: i64) -> String {
         let cells = (kind.cells)(object, at(second));
         assert_eq!(cells.len(), kind.columns.len(), "one cell per column");
-        let text = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
-        cells.iter().map(text).collect::<Vec<_>>().join("|")
+        let shown = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
+        cells.iter().map(shown).collect::<Vec<_>>().join("|")
     }
 
     #[test]
-    fn the_registry_is_in_order_and_without_twins() {
-        let plurals: Vec<_> = ALL.iter().map(|kind| kind.kind).collect();
-        let mut sorted = plurals.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        assert_eq!(plurals, sorted);
+    fn the_registry_is_without_twins() {
+        let ids: std::collections::BTreeSet<_> = ALL.iter().map(|kind| kind.id).collect();
+        assert_eq!(ids.len(), ALL.len());
         for kind in ALL {
             assert!(std::ptr::eq(Kind::by_plural(kind.group, kind.plural).unwrap(), *kind));
             assert!(std::ptr::eq(Kind::by_name(&kind.api_version(), kind.kind).unwrap(), *kind));
@@ -244,14 +367,38 @@ mod tests {
             let once = object.clone();
             (kind.default)(&mut object);
             assert_eq!(object, once, "defaulting {} twice changes nothing", kind.kind);
-            assert_eq!((kind.validate)(&object, Some(&object)), (kind.validate)(&object, None));
+            let alone = (kind.validate)(&object, None);
+            let again = (kind.validate)(&object, Some(&object));
+            assert!(again.iter().all(|cause| alone.contains(cause)), "{}: {again:?}", kind.kind);
         }
     }
 
     #[test]
     fn nonsense_does_not_panic() {
         let nonsense = [serde_json::json!(1), serde_json::json!("x"), serde_json::json!([[]])];
-        let fields = ["spec", "status", "metadata", "data", "stringData", "involvedObject"];
+        let fields = [
+            "spec",
+            "status",
+            "metadata",
+            "data",
+            "stringData",
+            "involvedObject",
+            "template",
+            "subsets",
+            "revision",
+            "rules",
+            "subjects",
+            "roleRef",
+            "aggregationRule",
+            "endpoints",
+            "ports",
+            "webhooks",
+            "overhead",
+            "scheduling",
+            "parameters",
+            "allowedTopologies",
+            "nodeTopology",
+        ];
         for (kind, value) in ALL.iter().flat_map(|kind| nonsense.iter().map(move |v| (kind, v))) {
             for field in fields {
                 let mut object = Object::new(&kind.api_version(), kind.kind, "default", "x");

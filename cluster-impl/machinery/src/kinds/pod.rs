@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use super::{AGE, Kind, NAME, Subresource, age, column, keep_status, or};
 use crate::defaulting::{absent, part, pod_only, pod_spec};
 use crate::pod::{is_finished, is_sidecar, qos_class};
-use crate::validation::{Causes, items, metadata, names, pod_spec as spec_rules, pod_update, text};
+use crate::validation::{
+    Causes, is_new_spec, items, metadata, names, pod_spec as spec_rules, pod_update, status_change,
+    text,
+};
 use crate::{Cause, Object, duration};
 
 /// Pod.
@@ -25,10 +28,17 @@ pub static POD: Kind = Kind {
     has_scale: false,
     subresources: &[
         Subresource { name: "binding", kind: "Binding", group: "", verbs: &["create"] },
+        Subresource {
+            name: "ephemeralcontainers",
+            kind: "Pod",
+            group: "",
+            verbs: &["get", "patch", "update"],
+        },
         Subresource { name: "eviction", kind: "Eviction", group: "policy", verbs: &["create"] },
         Subresource { name: "log", kind: "Pod", group: "", verbs: &["get"] },
+        Subresource { name: "resize", kind: "Pod", group: "", verbs: &["get", "patch", "update"] },
     ],
-    has_generation: false,
+    has_generation: true,
     selectable: &[
         ("spec.nodeName", "/spec/nodeName"),
         ("spec.restartPolicy", "/spec/restartPolicy"),
@@ -72,13 +82,22 @@ fn prepare_create(object: &mut Object) {
     let mut defaulted = object.clone();
     default(&mut defaulted);
     object.set("/status", json!({"phase": "Pending", "qosClass": qos_class(&defaulted)}));
+    if !object.list("/spec/schedulingGates").is_empty() {
+        object.set(
+            "/status/conditions",
+            json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates"}]),
+        );
+    }
 }
 
 fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut causes = Causes::new();
     metadata::validate(&mut causes, object, old, true, names::dns_subdomain);
     let spec = &object.0["spec"];
-    spec_rules::validate(&mut causes, spec, "spec");
+    if is_new_spec(object, old) {
+        spec_rules::validate(&mut causes, spec, "spec", spec_rules::Of::Pod(object.name()));
+    }
     for part in ["ephemeralContainers", "nodeName"] {
         let gates = items(&spec["schedulingGates"]).next().is_some();
         if old.is_none() && part == "nodeName" && gates && !text(&spec[part]).is_empty() {
@@ -89,9 +108,68 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
         }
     }
     if let Some(old) = old {
-        pod_update(&mut causes, spec, &old.0["spec"]);
+        pod_update(&mut causes, object, old);
+        status_update(&mut causes, object, old);
     }
     causes.into_list()
+}
+
+/// Checks a change of the status.
+fn status_update(causes: &mut Causes, object: &Object, old: &Object) {
+    let Some((new, before)) = status_change(object, Some(old)) else { return };
+    for (index, condition) in items(&new["conditions"]) {
+        let field = format!("metadata.conditions[{index}].Type");
+        causes.name(&field, text(&condition["type"]), names::qualified_name);
+    }
+    let nominated = text(&new["nominatedNodeName"]);
+    if nominated != text(&before["nominatedNodeName"]) && !nominated.is_empty() {
+        causes.name("status.nominatedNodeName", nominated, names::dns_subdomain);
+    }
+    let policy = object.text("/spec/restartPolicy");
+    let sidecars: Vec<&Value> =
+        object.list("/spec/initContainers").iter().filter(|one| is_sidecar(one)).collect();
+    for (list, policy) in [
+        ("containerStatuses", policy),
+        ("initContainerStatuses", policy),
+        // Nobody starts them again.
+        ("ephemeralContainerStatuses", "Never"),
+    ] {
+        for (index, ended) in items(&before[list]) {
+            let exit = &ended["state"]["terminated"];
+            let may_run_again = exit.is_null()
+                || policy == "Always"
+                || policy == "OnFailure" && exit["exitCode"] != 0
+                || list == "initContainerStatuses"
+                    && sidecars.iter().any(|one| one["name"] == ended["name"]);
+            let runs_again = |now: &Value| {
+                now["name"] == ended["name"] && now["state"]["terminated"].is_null()
+            };
+            if !may_run_again && items(&new[list]).any(|(_, now)| runs_again(now)) {
+                let field = format!("status.{list}[{index}].state");
+                causes.forbidden(&field, "may not be transitioned to non-terminated state");
+            }
+        }
+    }
+    addresses(causes, new);
+}
+
+/// Checks the addresses in a status: of each family at most one.
+fn addresses(causes: &mut Causes, status: &Value) {
+    let hosts = &status["hostIPs"];
+    if items(hosts).next().is_some() && status["hostIP"] != hosts[0]["ip"] {
+        causes.invalid("status.hostIPs[0].ip", text(&hosts[0]["ip"]), "must be equal to `hostIP`");
+    }
+    for list in ["podIPs", "hostIPs"] {
+        let all: Vec<&str> = items(&status[list]).map(|(_, one)| text(&one["ip"])).collect();
+        for (index, address) in all.iter().enumerate() {
+            causes.ip(&format!("status.{list}[{index}]"), address);
+        }
+        let of_six = all.iter().filter(|address| address.contains(':')).count();
+        if of_six > 1 || all.len() - of_six > 1 {
+            let why = "may specify no more than one IP for each IP family";
+            causes.invalid(&format!("status.{list}"), status[list].clone(), why);
+        }
+    }
 }
 
 /// What the containers of a pod add up to, as `kubectl get` shows it.

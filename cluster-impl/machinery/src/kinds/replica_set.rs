@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{AGE, Kind, NAME, age, column, keep_status};
+use super::{AGE, Kind, NAME, age, column, containers, keep_status, selector};
 use crate::defaulting::{absent, part, template};
-use crate::validation::{Causes, metadata, names, text, workload};
-use crate::{Cause, LabelSelector, Object};
+use crate::validation::{Causes, is_new_spec, metadata, names, status_change, workload};
+use crate::{Cause, Object};
 
 /// ReplicaSet.
 pub static REPLICA_SET: Kind = Kind {
@@ -55,11 +55,17 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut causes = Causes::new();
     metadata::validate(&mut causes, object, old, true, names::dns_subdomain);
     let spec = &object.0["spec"];
-    causes.not_negative("spec.replicas", &spec["replicas"]);
-    causes.not_negative("spec.minReadySeconds", &spec["minReadySeconds"]);
-    workload::selector_and_template(&mut causes, spec, "ReplicaSet");
+    if is_new_spec(object, old) {
+        causes.not_negative("spec.replicas", &spec["replicas"]);
+        causes.not_negative("spec.minReadySeconds", &spec["minReadySeconds"]);
+        workload::selector_and_template(&mut causes, spec, "ReplicaSet");
+    }
     if let Some(old) = old {
         workload::selector_immutable(&mut causes, spec, &old.0["spec"]);
+    }
+    if let Some((status, _)) = status_change(object, old) {
+        let counts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+        workload::replica_counts(&mut causes, status, &counts, "readyReplicas");
     }
     causes.into_list()
 }
@@ -73,24 +79,9 @@ fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
         count("/status/readyReplicas"),
         age(object, now),
     ];
-    cells.extend(wide(object));
+    cells.extend(containers(&object.0["spec"]["template"]));
+    cells.push(selector(object.get("/spec/selector")));
     cells
-}
-
-/// The cells of a workload's template that are shown wide: containers, images, selector.
-pub(super) fn wide(object: &Object) -> [Value; 3] {
-    let containers = object.list("/spec/template/spec/containers");
-    let list = |field: &str| {
-        let all: Vec<_> = containers.iter().map(|container| text(&container[field])).collect();
-        Value::from(all.join(","))
-    };
-    let selector = LabelSelector::from_value(object.get("/spec/selector"));
-    let selector = match selector {
-        Err(_) => "<error>".to_owned(),
-        Ok(selector) if selector.requirements().is_empty() => "<none>".to_owned(),
-        Ok(selector) => selector.to_string(),
-    };
-    [list("name"), list("image"), selector.into()]
 }
 
 #[cfg(test)]
@@ -127,6 +118,23 @@ mod tests {
         assert!(
             found.contains(&"Required spec.template.spec.containers: Required value".to_owned()),
             "{found:?}"
+        );
+    }
+    #[test]
+    fn a_status_adds_up() {
+        let old = set();
+        let mut new = set();
+        new.set("/status", json!({"replicas": 1, "readyReplicas": 2, "availableReplicas": 3}));
+        assert_eq!(
+            found(&REPLICA_SET, &new, Some(&old)),
+            [
+                "Invalid status.readyReplicas: Invalid value: 2: cannot be greater than \
+                 status.replicas",
+                "Invalid status.availableReplicas: Invalid value: 3: cannot be greater than \
+                 status.replicas",
+                "Invalid status.availableReplicas: Invalid value: 3: cannot be greater than \
+                 readyReplicas",
+            ]
         );
     }
 }

@@ -93,6 +93,7 @@ fn default(object: &mut Object) {
 fn prepare_update(object: &mut Object, old: &Object) {
     keep_status(object, old);
     let external = |object: &Object| object.text("/spec/type") == "ExternalName";
+    drop_dependents(object, old);
     if external(object) || external(old) {
         return;
     }
@@ -118,6 +119,44 @@ fn prepare_update(object: &mut Object, old: &Object) {
             }
             if port["nodePort"].is_null() && let Some(port) = port.as_object_mut() {
                 port.remove("nodePort");
+            }
+        }
+    }
+}
+
+/// Fields that a change of type leaves without a meaning go, unless the client has changed them too.
+fn drop_dependents(object: &mut Object, old: &Object) {
+    let (now, before) =
+        (object.text("/spec/type").to_owned(), old.text("/spec/type").to_owned());
+    let mut drop_same = |pointers: &[&str]| {
+        if pointers.iter().all(|pointer| object.get(pointer) == old.get(pointer)) {
+            pointers.iter().for_each(|pointer| drop(object.remove(pointer)));
+        }
+    };
+    if before != "ExternalName" && now == "ExternalName" {
+        drop_same(&["/spec/clusterIP", "/spec/clusterIPs"]);
+        drop_same(&["/spec/ipFamilies", "/spec/ipFamilyPolicy"]);
+        drop_same(&["/spec/internalTrafficPolicy"]);
+    }
+    let outside = |kind: &str| ["NodePort", "LoadBalancer"].contains(&kind);
+    if outside(&before) && !outside(&now) {
+        drop_same(&["/spec/externalTrafficPolicy"]);
+        let numbers = |object: &Object| -> Vec<Value> {
+            object.list("/spec/ports").iter().map(|port| port["nodePort"].clone()).collect()
+        };
+        if numbers(object) == numbers(old) {
+            for port in each(&mut object.0["spec"], "ports") {
+                if let Some(port) = port.as_object_mut() {
+                    port.remove("nodePort");
+                }
+            }
+        }
+    }
+    if before == "LoadBalancer" && now != "LoadBalancer" {
+        for field in ["allocateLoadBalancerNodePorts", "healthCheckNodePort", "loadBalancerClass"] {
+            let pointer = format!("/spec/{field}");
+            if object.get(&pointer) == old.get(&pointer) {
+                object.remove(&pointer);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Facts about every type of the API: fields, shapes, list types, merge keys.
+//! Facts about every type of the API: fields, shapes, list types, merge keys, and what Go makes of a field.
 //!
-//! The data file is made by `ci/schema/generate.py`, which also describes its format. It is parsed once,
-//! at the first question.
+//! The data files are made by `ci/schema/generate.py` and `ci/schema/go_facts.py`, which also describe their
+//! formats. They are parsed once, at the first question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -13,7 +13,12 @@ use crate::Kind;
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     let file: File = serde_json::from_str(include_str!("../../schema/v1.33.json"))
         .expect("the data file is generated and covered by tests");
-    Schema::new(file)
+    Schema::new(file, include_str!("../../schema/go.txt"))
+});
+
+/// The name of every field, for those who would keep a copy of it.
+static NAMES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
+    SCHEMA.types.values().flat_map(|fact| fact.fields.keys().map(String::as_str)).collect()
 });
 
 const PREFIX: &str = "io.k8s.api.";
@@ -29,6 +34,10 @@ pub struct TypeFact {
     pub required: Vec<String>,
     /// Fields by name.
     pub fields: BTreeMap<String, FieldFact>,
+    /// Whether server-side apply takes an object of this type as one value.
+    pub is_atomic: bool,
+    /// Fields that Go writes even when they are zero, in order of name.
+    pub always: Vec<String>,
 }
 
 /// What is known of a field.
@@ -44,6 +53,10 @@ pub struct FieldFact {
     pub merge_key: Option<String>,
     /// Whether a strategic merge patch may name the keys to retain.
     pub retain_keys: bool,
+    /// Whether server-side apply takes a map or an object as one value, whatever its type says.
+    pub is_atomic: Option<bool>,
+    /// Whether Go holds it by pointer, so that zero is not the same as absent.
+    pub is_pointer: bool,
 }
 
 /// How a list is merged by server-side apply.
@@ -97,6 +110,8 @@ struct File {
 struct FileType {
     #[serde(default, rename = "k")]
     kinds: Vec<(String, String, String)>,
+    #[serde(default, rename = "a")]
+    atomic: u8,
     #[serde(default, rename = "r")]
     required: Vec<String>,
     #[serde(rename = "f")]
@@ -105,21 +120,40 @@ struct FileType {
 
 struct Schema {
     types: BTreeMap<String, TypeFact>,
-    kinds: BTreeMap<(String, String, String), String>,
+    /// By kind: group, version and the type's name.
+    kinds: BTreeMap<String, Vec<(String, String, String)>>,
 }
 
 impl Schema {
-    fn new(file: File) -> Self {
-        let mut kinds = BTreeMap::new();
+    fn new(file: File, go: &str) -> Self {
+        let mut kinds: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        let mut go: BTreeMap<&str, Vec<(&str, &str)>> = go
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ');
+                let name = words.next()?;
+                Some((name, words.filter_map(|word| word.split_once(':')).collect()))
+            })
+            .collect();
         let types = file.types.into_iter().map(|(name, fact)| {
             let name = full_name(&name);
             let kind = fact.kinds.into_iter().next();
-            if let Some(kind) = &kind {
-                kinds.insert(kind.clone(), name.clone());
+            if let Some((group, version, kind)) = kind.clone() {
+                kinds.entry(kind).or_default().push((group, version, name.clone()));
             }
             let fields = fact.fields.into_iter().map(|(field, text)| (field, read_field(&text)));
-            let fields = fields.collect();
-            (name.clone(), TypeFact { name, kind, required: fact.required, fields })
+            let mut fields: BTreeMap<String, FieldFact> = fields.collect();
+            let mut always = Vec::new();
+            for (field, letters) in go.remove(name.as_str()).unwrap_or_default() {
+                if letters.contains('a') {
+                    always.push(field.to_owned());
+                }
+                if let Some(fact) = fields.get_mut(field) {
+                    fact.is_pointer = letters.contains('p');
+                }
+            }
+            let (required, is_atomic) = (fact.required, fact.atomic == 1);
+            (name.clone(), TypeFact { name, kind, required, fields, is_atomic, always })
         });
         Self { types: types.collect(), kinds }
     }
@@ -132,13 +166,19 @@ pub fn type_of(kind: &Kind) -> &'static TypeFact {
 
 /// The type of a kind by group, version and kind; also of kinds that are not served.
 pub fn type_of_gvk(group: &str, version: &str, kind: &str) -> Option<&'static TypeFact> {
-    let name = SCHEMA.kinds.get(&(group.to_owned(), version.to_owned(), kind.to_owned()))?;
+    let mut of_name = SCHEMA.kinds.get(kind)?.iter().rev();
+    let (_, _, name) = of_name.find(|known| known.0 == group && known.1 == version)?;
     SCHEMA.types.get(name)
 }
 
 /// A type by its full name.
 pub fn type_named(name: &str) -> Option<&'static TypeFact> {
     SCHEMA.types.get(name)
+}
+
+/// The schema's own copy of a field's name, if any type has such a field.
+pub(crate) fn field_name(name: &str) -> Option<&'static str> {
+    NAMES.get(name).copied()
 }
 
 /// Every type, in order of name.
@@ -177,6 +217,8 @@ fn read_field(text: &str) -> FieldFact {
         merge: false,
         merge_key: None,
         retain_keys: false,
+        is_atomic: None,
+        is_pointer: false,
     };
     for word in words {
         match word.split_once(':').unwrap_or((word, "")) {
@@ -187,6 +229,8 @@ fn read_field(text: &str) -> FieldFact {
             ("merge", "") => fact.merge = true,
             ("merge", key) => (fact.merge, fact.merge_key) = (true, Some(key.to_owned())),
             ("retainKeys", _) => fact.retain_keys = true,
+            ("whole", _) => fact.is_atomic = Some(true),
+            ("parts", _) => fact.is_atomic = Some(false),
             _ => {}
         }
     }
@@ -246,6 +290,17 @@ mod tests {
     }
 
     #[test]
+    fn go_writes_structs_that_it_holds_by_value() {
+        let always = |name: &str| type_named(name).unwrap().always.join(" ");
+        assert_eq!(always("io.k8s.api.apps.v1.Deployment"), "metadata spec status");
+        assert_eq!(always("io.k8s.api.apps.v1.DeploymentSpec"), "selector strategy template");
+        assert_eq!(always("io.k8s.api.core.v1.Container"), "name resources");
+        let spec = type_named("io.k8s.api.apps.v1.DeploymentSpec").unwrap();
+        assert!(spec.field("replicas").unwrap().is_pointer);
+        assert!(!spec.field("minReadySeconds").unwrap().is_pointer);
+    }
+
+    #[test]
     fn merge_keys_are_upstreams() {
         let spec = type_named("io.k8s.api.core.v1.PodSpec").unwrap();
         let volumes = spec.field("volumes").unwrap();
@@ -259,6 +314,8 @@ mod tests {
             .unwrap()
             .field("finalizers")
             .unwrap();
+        assert!(type_named("io.k8s.api.core.v1.ObjectReference").unwrap().is_atomic);
+        assert_eq!(spec.field("nodeSelector").unwrap().is_atomic, Some(true));
         assert!(finalizers.merge && finalizers.merge_key.is_none());
         assert_eq!(finalizers.list, ListType::Set);
     }

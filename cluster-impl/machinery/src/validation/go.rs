@@ -20,6 +20,30 @@ pub fn labels(map: &Map<String, Value>) -> String {
     format!("map[string]string{{{}}}", entries.join(", "))
 }
 
+/// `intstr.IntOrString{Type:0, IntVal:3, StrVal:""}`.
+pub fn int_or_string(value: &Value) -> String {
+    match value {
+        Value::String(text) => {
+            format!("intstr.IntOrString{{Type:1, IntVal:0, StrVal:{text:?}}}")
+        }
+        other => {
+            let number = other.as_i64().unwrap_or_default();
+            format!("intstr.IntOrString{{Type:0, IntVal:{number}, StrVal:\"\"}}")
+        }
+    }
+}
+
+/// `[]core.Type{"a", "b"}`, a list of texts of a type of their own.
+pub fn texts(type_name: &str, list: &Value) -> String {
+    match list.as_array() {
+        Some(list) => {
+            let list: Vec<_> = list.iter().map(value).collect();
+            format!("[]{type_name}{{{}}}", list.join(", "))
+        }
+        None => format!("[]{type_name}(nil)"),
+    }
+}
+
 /// `v1.LabelSelector{MatchLabels:.., MatchExpressions:..}`.
 pub fn label_selector(selector: &Value) -> String {
     let match_labels = match selector["matchLabels"].as_object() {
@@ -60,6 +84,9 @@ mod tests {
     fn writes_as_go() {
         assert_eq!(value(&json!("a\"b")), r#""a\"b""#);
         assert_eq!(value(&json!({"b": "2", "a": "1"})), r#"map[string]string{"a":"1", "b":"2"}"#);
+        assert_eq!(int_or_string(&json!(3)), r#"intstr.IntOrString{Type:0, IntVal:3, StrVal:""}"#);
+        assert_eq!(texts("core.Scope", &json!(["A", "B"])), r#"[]core.Scope{"A", "B"}"#);
+        assert_eq!(texts("int32", &Value::Null), "[]int32(nil)");
         assert_eq!(
             label_selector(&json!({"matchLabels": {"app": "web"}})),
             "v1.LabelSelector{MatchLabels:map[string]string{\"app\":\"web\"}, \

@@ -1,21 +1,35 @@
 //! Validation: what is wrong with an object, as causes with upstream's reasons, words and field paths.
 
-mod go;
+pub mod claim;
+mod containers;
+mod env;
+pub mod go;
+mod handlers;
+pub mod job;
 pub mod metadata;
 pub mod names;
+pub mod network;
 pub mod pod_spec;
 mod pod_update;
-mod resources;
+pub mod quota;
+pub mod resources;
 pub mod scheduling;
+mod security;
 pub mod selector;
-mod volumes;
+pub mod share;
+mod volume_sources;
+pub mod volumes;
 pub mod workload;
 
-pub use pod_update::{pod_update, template_only_fields};
+pub(crate) use volume_sources::{
+    PERSISTENT as PERSISTENT_SOURCES, persistent as persistent_volume_source,
+};
+
+pub use pod_update::{difference, ephemeral_containers_update, pod_resize, pod_update};
 
 use serde_json::Value;
 
-use crate::Cause;
+use crate::{Cause, Object};
 
 /// Collects what is wrong.
 #[derive(Debug, Default)]
@@ -30,6 +44,11 @@ impl Causes {
     /// What was found, in order.
     pub fn into_list(self) -> Vec<Cause> {
         self.0
+    }
+
+    /// How much was found so far.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     fn add(&mut self, reason: &str, field: &str, message: String) {
@@ -63,6 +82,17 @@ impl Causes {
     /// A field may not be set, or not be changed, here.
     pub fn forbidden(&mut self, field: &str, detail: &str) {
         self.add("FieldValueForbidden", field, join("Forbidden", detail));
+    }
+
+    /// Something is wrong with a field as a whole; its value is not written.
+    pub fn invalid_whole(&mut self, field: &str, detail: &str) {
+        self.add("FieldValueInvalid", field, join("Invalid value", detail));
+    }
+
+    /// A list has more items than it may.
+    pub fn too_many(&mut self, field: &str, count: usize, count_max: usize) {
+        let message = format!("Too many: {count}: must have at most {count_max} items");
+        self.add("FieldValueTooMany", field, message);
     }
 
     /// A value that must be unique is there twice.
@@ -114,6 +144,44 @@ impl Causes {
         }
     }
 
+    /// Several integers of a status must not be negative.
+    pub fn counts(&mut self, status: &Value, fields: &[&str]) {
+        for field in fields {
+            self.not_negative(&format!("status.{field}"), &status[*field]);
+        }
+    }
+
+    /// An integer of a status must not be more than another.
+    pub fn not_more(&mut self, status: &Value, field: &str, most: &str, detail: &str) {
+        let count = |field: &str| status[field].as_i64().unwrap_or_default();
+        if count(field) > count(most) {
+            self.invalid(&format!("status.{field}"), count(field), detail);
+        }
+    }
+
+    /// `status.collisionCount` must not go down.
+    pub fn collisions(&mut self, new: &Value, old: &Value) {
+        let count = |status: &Value| status["collisionCount"].as_i64();
+        if count(old).is_some_and(|old| count(new).is_none_or(|new| new < old)) {
+            self.invalid(
+                "status.collisionCount",
+                count(new).unwrap_or_default(),
+                "cannot be decremented",
+            );
+        }
+    }
+
+    /// A field must be an IP address.
+    pub fn ip(&mut self, field: &str, address: &str) {
+        if address.parse::<std::net::IpAddr>().is_err() {
+            self.invalid(
+                field,
+                address,
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            );
+        }
+    }
+
     /// A port's number must be between 1 and 65535.
     pub fn port(&mut self, field: &str, number: i64) {
         if !(1..=65535).contains(&number) {
@@ -134,6 +202,20 @@ fn present(value: &Value) -> Option<&Value> {
     Some(value).filter(|value| !value.is_null())
 }
 
+/// The new and the old status, if an update changes it. Upstream looks at a status only then.
+pub(crate) fn status_change<'v>(
+    new: &'v Object,
+    old: Option<&'v Object>,
+) -> Option<(&'v Value, &'v Value)> {
+    let (new, old) = (&new.0["status"], &old?.0["status"]);
+    (new != old).then_some((new, old))
+}
+
+/// Whether a spec is to be checked: what is stored already was. Most updates are of a status.
+pub(crate) fn is_new_spec(object: &Object, old: Option<&Object>) -> bool {
+    old.is_none_or(|old| old.0["spec"] != object.0["spec"])
+}
+
 /// The items of a list with their places; none if it is no list.
 pub(crate) fn items(value: &Value) -> impl Iterator<Item = (usize, &Value)> {
     value.as_array().into_iter().flatten().enumerate()
@@ -142,6 +224,12 @@ pub(crate) fn items(value: &Value) -> impl Iterator<Item = (usize, &Value)> {
 /// The text, or "".
 pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+/// A list of texts as upstream's messages write it.
+pub(crate) fn go_strings(list: &Value) -> String {
+    let texts: Vec<_> = items(list).map(|(_, one)| format!("{:?}", text(one))).collect();
+    format!("[]string{{{}}}", texts.join(", "))
 }
 
 fn join(first: &str, detail: &str) -> String {
@@ -173,6 +261,8 @@ pub(crate) mod tests {
         causes.duplicate("e", "x");
         causes.not_found("f", "x");
         causes.too_long("g", 3);
+        causes.invalid_whole("h", "no");
+        causes.too_many("i", 4, 3);
         assert_eq!(
             lines(&causes.into_list()),
             [
@@ -185,6 +275,8 @@ pub(crate) mod tests {
                 "Duplicate e: Duplicate value: \"x\"",
                 "NotFound f: Not found: \"x\"",
                 "TooLong g: Too long: may not be more than 3 bytes",
+                "Invalid h: Invalid value: no",
+                "TooMany i: Too many: 4: must have at most 3 items",
             ]
         );
     }

@@ -138,6 +138,24 @@ pub fn port_name(name: &str) -> Vec<String> {
     wrong
 }
 
+/// What is wrong with a host name that begins with `*.`.
+pub fn wildcard_subdomain(name: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if name.len() > 253 {
+        wrong.push("must be no more than 253 characters".to_owned());
+    }
+    if !name.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label)) {
+        wrong.push(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, \
+             which must consist of lower case alphanumeric characters, '-' or '.' and end with an \
+             alphanumeric character (e.g. '*.example.com', regex used for validation is \
+             '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .to_owned(),
+        );
+    }
+    wrong
+}
+
 /// What is wrong with a key of a ConfigMap or a Secret.
 pub fn config_key(key: &str) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -171,6 +189,35 @@ pub fn env_name(name: &str) -> Vec<String> {
          than '='"
             .to_owned(),
     ]
+}
+
+/// What is wrong with the name of an HTTP header.
+pub fn http_header(name: &str) -> Vec<String> {
+    if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        return Vec::new();
+    }
+    vec![
+        "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. \
+         'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')"
+            .to_owned(),
+    ]
+}
+
+/// What is wrong with a path behind a domain, such as `acme.io/foo`.
+pub fn domain_prefixed_path(path: &str) -> Vec<String> {
+    let Some((domain, rest)) =
+        path.split_once('/').filter(|(domain, rest)| !domain.is_empty() && !rest.is_empty())
+    else {
+        return vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()];
+    };
+    let mut wrong = dns_subdomain(domain);
+    if !rest.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c)) {
+        wrong.push(
+            "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')"
+                .to_owned(),
+        );
+    }
+    wrong
 }
 
 fn is_label(name: &str) -> bool {
@@ -212,6 +259,12 @@ mod tests {
             (port_name, vec!["http", "a-1"], vec!["80", "a--b", "-a", "HTTP", "abcdefghijklmnop"]),
             (config_key, vec!["a.B_c-d", ".x"], vec!["", "..", ".", "..a", "a/b"]),
             (env_name, vec!["A", "a.b-c", "1"], vec!["", "a=b", "é"]),
+            (http_header, vec!["X-A1"], vec!["", "a b", "a:"]),
+            (
+                domain_prefixed_path,
+                vec!["acme.io/foo", "a/b/c"],
+                vec!["", "a", "/a", "a/", "A/b", "a/b c"],
+            ),
             (path_segment, vec!["a:b"], vec![".", "..", "a/b", "a%b"]),
         ] {
             for name in good {

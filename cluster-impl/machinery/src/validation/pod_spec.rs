@@ -4,17 +4,31 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Causes, items, metadata, names, resources, scheduling, text, volumes};
+pub use super::handlers::port_or_name;
+use super::{
+    Causes, containers, items, metadata, names, resources, scheduling, security, text, volumes,
+};
 
-const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
-const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCH_BYTES_MAX: usize = 2048;
+
+/// Whose spec is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of<'n> {
+    /// A pod's, with the pod's name.
+    Pod(&'n str),
+    /// A template's.
+    Template,
+}
 
 /// Checks a pod's spec at a field's path, such as `spec` or `spec.template.spec`.
-pub fn validate(causes: &mut Causes, spec: &Value, field: &str) {
+pub fn validate(causes: &mut Causes, spec: &Value, field: &str, of: Of<'_>) {
     let at = |part: &str| format!("{field}.{part}");
-    let volumes = volumes::validate(causes, &spec["volumes"], &at("volumes"));
-    let mut seen = Seen::default();
-    containers(causes, spec, field, &volumes, &mut seen);
+    let name = if let Of::Pod(name) = of { name } else { "" };
+    let volumes = volumes::validate(causes, &spec["volumes"], name, &at("volumes"));
+    resource_claims(causes, &spec["resourceClaims"], &at("resourceClaims"));
+    containers::validate(causes, spec, &volumes, of, field);
     causes.one_of(
         &at("restartPolicy"),
         text(&spec["restartPolicy"]),
@@ -25,6 +39,33 @@ pub fn validate(causes: &mut Causes, spec: &Value, field: &str) {
         text(&spec["dnsPolicy"]),
         &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
     );
+    metadata::labels(causes, &spec["nodeSelector"], &at("nodeSelector"));
+    security::pod(causes, spec, &at("securityContext"));
+    scheduling::affinity(causes, &spec["affinity"], &at("affinity"));
+    dns(causes, spec, &at("dnsConfig"));
+    for (index, gate) in items(&spec["readinessGates"]) {
+        let field = format!("{}[{index}].conditionType", at("readinessGates"));
+        causes.name(&field, text(&gate["conditionType"]), names::qualified_name);
+    }
+    scheduling_gates(causes, &spec["schedulingGates"], &at("schedulingGates"));
+    let spread = at("topologySpreadConstraints");
+    scheduling::spread(causes, &spec["topologySpreadConstraints"], &spread);
+    host_users(causes, spec, field);
+    the_rest(causes, spec, field);
+    if matches!(of, Of::Pod(_)) && text(&spec["serviceAccountName"]).is_empty() {
+        tokens_need_an_account(causes, &spec["volumes"], &at("volumes"));
+    }
+}
+
+/// The fields that stand on their own.
+fn the_rest(causes: &mut Causes, spec: &Value, field: &str) {
+    let at = |part: &str| format!("{field}.{part}");
+    for (part, rule) in [
+        ("serviceAccountName", names::dns_subdomain as fn(&str) -> Vec<String>),
+        ("nodeName", names::dns_subdomain),
+    ] {
+        optional_name(causes, &spec[part], rule, &at(part));
+    }
     if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64()
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
@@ -34,273 +75,161 @@ pub fn validate(causes: &mut Causes, spec: &Value, field: &str) {
             "must be between 1 and 2147483647, inclusive",
         );
     }
-    causes
-        .not_negative(&at("terminationGracePeriodSeconds"), &spec["terminationGracePeriodSeconds"]);
-    metadata::labels(causes, &spec["nodeSelector"], &at("nodeSelector"));
-    for (part, rule) in [
-        ("nodeName", names::dns_subdomain as fn(&str) -> Vec<String>),
-        ("serviceAccountName", names::dns_subdomain),
-        ("priorityClassName", names::dns_subdomain),
-        ("hostname", names::dns_label),
-        ("subdomain", names::dns_label),
-        ("schedulerName", names::qualified_name),
-    ] {
-        let value = text(&spec[part]);
-        if !value.is_empty() {
-            causes.name(&at(part), value, rule);
-        }
+    for part in ["hostname", "subdomain"] {
+        optional_name(causes, &spec[part], names::dns_label, &at(part));
     }
     scheduling::tolerations(causes, &spec["tolerations"], &at("tolerations"));
-    scheduling::affinity(causes, &spec["affinity"], &at("affinity"));
-    let spread = at("topologySpreadConstraints");
-    scheduling::spread(causes, &spec["topologySpreadConstraints"], &spread);
-}
-
-/// What must be unique among the containers of a pod.
-#[derive(Default)]
-struct Seen<'s> {
-    names: BTreeSet<&'s str>,
-    host_ports: BTreeSet<String>,
-}
-
-fn containers<'s>(
-    causes: &mut Causes,
-    spec: &'s Value,
-    field: &str,
-    volumes: &BTreeSet<&str>,
-    seen: &mut Seen<'s>,
-) {
-    if items(&spec["containers"]).next().is_none() {
-        causes.required(&format!("{field}.containers"), "");
+    for (index, alias) in items(&spec["hostAliases"]) {
+        let field = format!("{}[{index}]", at("hostAliases"));
+        causes.ip(&format!("{field}.ip"), text(&alias["ip"]));
+        for (index, name) in items(&alias["hostnames"]) {
+            let field = format!("{field}.hostnames[{index}]");
+            causes.name(&field, text(name), names::dns_subdomain);
+        }
     }
-    let host_network = spec["hostNetwork"] == true;
-    for list in ["containers", "initContainers"] {
-        for (index, container) in items(&spec[list]) {
-            let field = format!("{field}.{list}[{index}]");
-            let name = text(&container["name"]);
-            causes.required_name(&format!("{field}.name"), name, names::dns_label);
-            if !name.is_empty() && !seen.names.insert(name) {
-                causes.duplicate(&format!("{field}.name"), name);
-            }
-            validate_container(causes, container, &field);
-            volumes::mounts(
-                causes,
-                &container["volumeMounts"],
-                volumes,
-                &format!("{field}.volumeMounts"),
-            );
-            let init = list == "initContainers";
-            if !init || container["restartPolicy"] == "Always" {
-                ports(causes, &container["ports"], &format!("{field}.ports"), seen, host_network);
-            }
-            if init {
-                init_container(causes, container, &field);
-            } else if !container["restartPolicy"].is_null() {
-                causes.forbidden(
-                    &format!("{field}.restartPolicy"),
-                    "may not be set for non-init containers",
-                );
-            }
+    for part in ["priorityClassName", "runtimeClassName"] {
+        optional_name(causes, &spec[part], names::dns_subdomain, &at(part));
+    }
+    if let Some(policy) = spec["preemptionPolicy"].as_str() {
+        causes.one_of(&at("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
+    }
+    for (name, amount) in spec["overhead"].as_object().into_iter().flatten() {
+        let field = format!("{}.limits[{name}]", at("overhead"));
+        resources::container_resource_name(causes, name, &field);
+        resources::amount(causes, name, amount, &field);
+    }
+    if !spec["os"].is_null() {
+        match text(&spec["os"]["name"]) {
+            "" => causes.required(&at("os.name"), "cannot be empty"),
+            "linux" | "windows" => {}
+            other => causes.not_supported(&at("os"), other, &["linux", "windows"]),
         }
     }
 }
 
-fn init_container(causes: &mut Causes, container: &Value, field: &str) {
-    let sidecar = match text(&container["restartPolicy"]) {
-        "" => false,
-        "Always" => true,
-        other => {
-            causes.not_supported(&format!("{field}.restartPolicy"), other, &["Always"]);
-            false
-        }
-    };
-    for part in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
-        if !sidecar && !container[part].is_null() {
-            causes.forbidden(
-                &format!("{field}.{part}"),
-                "may not be set for init containers without restartPolicy=Always",
-            );
-        }
+fn optional_name(causes: &mut Causes, value: &Value, rule: fn(&str) -> Vec<String>, field: &str) {
+    if !text(value).is_empty() {
+        causes.name(field, text(value), rule);
     }
 }
 
-fn validate_container(causes: &mut Causes, container: &Value, field: &str) {
-    let at = |part: &str| format!("{field}.{part}");
-    let image = text(&container["image"]);
-    if image.is_empty() {
-        causes.required(&at("image"), "");
-    } else if image.trim() != image {
-        causes.invalid(&at("image"), image, "must not have leading or trailing whitespace");
-    }
-    causes.one_of(&at("imagePullPolicy"), text(&container["imagePullPolicy"]), PULL_POLICIES);
-    causes.one_of(
-        &at("terminationMessagePolicy"),
-        text(&container["terminationMessagePolicy"]),
-        &["File", "FallbackToLogsOnError"],
-    );
-    env(causes, &container["env"], &at("env"));
-    resources::validate(causes, &container["resources"], &at("resources"));
-    for (part, once) in [("livenessProbe", true), ("readinessProbe", false), ("startupProbe", true)]
-    {
-        probe(causes, &container[part], &at(part), once);
-    }
-    for hook in ["postStart", "preStop"] {
-        let value = &container["lifecycle"][hook];
-        if !value.is_null() {
-            handler(
-                causes,
-                value,
-                &format!("{field}.lifecycle.{hook}"),
-                &["exec", "httpGet", "tcpSocket", "sleep"],
-            );
-        }
-    }
-}
-
-fn env(causes: &mut Causes, env: &Value, field: &str) {
-    for (index, variable) in items(env) {
-        let field = format!("{field}[{index}]");
-        causes.required_name(&format!("{field}.name"), text(&variable["name"]), names::env_name);
-        let from = &variable["valueFrom"];
-        if from.is_null() {
-            continue;
-        }
-        let field = format!("{field}.valueFrom");
-        let sources =
-            from.as_object().map_or(0, |map| map.values().filter(|v| !v.is_null()).count());
-        if sources == 0 {
-            causes.invalid(
-                &field,
-                "",
-                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or \
-                 `secretKeyRef`",
-            );
-        } else if !text(&variable["value"]).is_empty() {
-            causes.invalid(&field, "", "may not be specified when `value` is not empty");
-        } else if sources > 1 {
-            causes.invalid(&field, "", "may not have more than one field specified at a time");
-        }
-        for reference in ["configMapKeyRef", "secretKeyRef"] {
-            if !from[reference].is_null() && text(&from[reference]["key"]).is_empty() {
-                causes.required(&format!("{field}.{reference}.key"), "");
-            }
-        }
-        if !from["fieldRef"].is_null() && text(&from["fieldRef"]["fieldPath"]).is_empty() {
-            causes.required(&format!("{field}.fieldRef.fieldPath"), "");
-        }
-    }
-}
-
-fn ports(causes: &mut Causes, ports: &Value, field: &str, seen: &mut Seen<'_>, host_network: bool) {
-    let mut port_names = BTreeSet::new();
-    for (index, port) in items(ports) {
-        let field = format!("{field}[{index}]");
-        let name = text(&port["name"]);
-        if !name.is_empty() {
-            causes.name(&format!("{field}.name"), name, names::port_name);
-            if !port_names.insert(name) {
-                causes.duplicate(&format!("{field}.name"), name);
-            }
-        }
-        let number = port["containerPort"].as_i64().unwrap_or_default();
-        if number == 0 {
-            causes.required(&format!("{field}.containerPort"), "");
+fn resource_claims(causes: &mut Causes, claims: &Value, list: &str) {
+    let mut seen = BTreeSet::new();
+    for (index, claim) in items(claims) {
+        let field = format!("{list}[{index}]");
+        let name = text(&claim["name"]);
+        if !name.is_empty() && !seen.insert(name) {
+            causes.duplicate(&format!("{field}.name"), name);
         } else {
-            causes.port(&format!("{field}.containerPort"), number);
+            causes.required_name(&format!("{field}.name"), name, names::dns_label);
         }
-        let protocol = text(&port["protocol"]);
-        causes.one_of(&format!("{field}.protocol"), protocol, PROTOCOLS);
-        let Some(host) = port["hostPort"].as_i64().filter(|host| *host != 0) else { continue };
-        causes.port(&format!("{field}.hostPort"), host);
-        if host_network && host != number {
-            causes.invalid(
-                &format!("{field}.hostPort"),
-                host,
-                "must match `containerPort` when `hostNetwork` is true",
-            );
+        let sources = ["resourceClaimName", "resourceClaimTemplateName"];
+        match sources.iter().filter(|part| !claim[**part].is_null()).count() {
+            0 => causes.invalid(
+                &field,
+                claim.clone(),
+                "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+            ),
+            1 => {}
+            _ => causes.invalid(
+                &field,
+                claim.clone(),
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be \
+                 specified",
+            ),
         }
-        let place = format!("{protocol}/{}/{host}", text(&port["hostIP"]));
-        if !seen.host_ports.insert(place.clone()) {
-            causes.duplicate(&format!("{field}.hostPort"), place);
+        for part in sources {
+            if !claim[part].is_null() {
+                let field = format!("{field}.{part}");
+                causes.name(&field, text(&claim[part]), names::dns_subdomain);
+            }
         }
     }
 }
 
-fn probe(causes: &mut Causes, probe: &Value, field: &str, once: bool) {
-    if probe.is_null() {
+fn dns(causes: &mut Causes, spec: &Value, field: &str) {
+    let config = &spec["dnsConfig"];
+    let nameservers = items(&config["nameservers"]).count();
+    let nameservers_at = format!("{field}.nameservers");
+    if spec["dnsPolicy"] == "None" {
+        if config.is_null() {
+            causes.required(field, "must provide `dnsConfig` when `dnsPolicy` is None");
+            return;
+        }
+        if nameservers == 0 {
+            let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            causes.required(&nameservers_at, why);
+            return;
+        }
+    }
+    if nameservers > NAMESERVERS_MAX {
+        let why = format!("must not have more than {NAMESERVERS_MAX} nameservers");
+        causes.invalid(&nameservers_at, config["nameservers"].clone(), &why);
+    }
+    for (index, address) in items(&config["nameservers"]) {
+        causes.ip(&format!("{nameservers_at}[{index}]"), text(address));
+    }
+    let searches: Vec<&str> = items(&config["searches"]).map(|(_, one)| text(one)).collect();
+    let searches_at = format!("{field}.searches");
+    let mut wrong = |why: String| causes.invalid(&searches_at, config["searches"].clone(), &why);
+    if searches.len() > SEARCHES_MAX {
+        wrong(format!("must not have more than {SEARCHES_MAX} search paths"));
+    }
+    if searches.join(" ").len() > SEARCH_BYTES_MAX {
+        wrong(format!(
+            "must not have more than {SEARCH_BYTES_MAX} characters (including spaces) in the \
+             search list"
+        ));
+    }
+    for (index, search) in searches.iter().enumerate() {
+        // A dot alone, or at the end, means the root.
+        let search = search.strip_suffix('.').unwrap_or(search);
+        if !search.is_empty() {
+            causes.name(&format!("{searches_at}[{index}]"), search, names::dns_subdomain);
+        }
+    }
+    for (index, option) in items(&config["options"]) {
+        if text(&option["name"]).is_empty() {
+            causes.required(&format!("{field}.options[{index}]"), "must not be empty");
+        }
+    }
+}
+
+fn scheduling_gates(causes: &mut Causes, gates: &Value, list: &str) {
+    let mut seen = BTreeSet::new();
+    for (index, gate) in items(gates) {
+        let (field, name) = (format!("{list}[{index}]"), text(&gate["name"]));
+        causes.name(&field, name, names::qualified_name);
+        if !seen.insert(name) {
+            causes.duplicate(&field, name);
+        }
+    }
+}
+
+/// Users of its own do not go with the host's other namespaces.
+fn host_users(causes: &mut Causes, spec: &Value, field: &str) {
+    if spec["hostUsers"] != false {
         return;
     }
-    handler(causes, probe, field, &["exec", "httpGet", "tcpSocket", "grpc"]);
-    for part in [
-        "initialDelaySeconds",
-        "timeoutSeconds",
-        "periodSeconds",
-        "successThreshold",
-        "failureThreshold",
-    ] {
-        causes.not_negative(&format!("{field}.{part}"), &probe[part]);
-    }
-    if once && probe["successThreshold"].as_i64().is_some_and(|threshold| threshold != 1) {
-        causes.invalid(
-            &format!("{field}.successThreshold"),
-            probe["successThreshold"].clone(),
-            "must be 1",
-        );
-    }
-    if probe["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds <= 0) {
-        causes.invalid(
-            &format!("{field}.terminationGracePeriodSeconds"),
-            probe["terminationGracePeriodSeconds"].clone(),
-            "must be greater than 0",
-        );
+    for (part, shown) in
+        [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
+    {
+        if spec[part] == true {
+            causes.forbidden(&format!("{field}.{shown}"), "when `hostUsers` is false");
+        }
     }
 }
 
-/// Checks that there is exactly one handler, and the handler.
-fn handler(causes: &mut Causes, value: &Value, field: &str, kinds: &[&str]) {
-    let mut found = 0;
-    for kind in kinds.iter().filter(|kind| !value[**kind].is_null()) {
-        found += 1;
-        let field = format!("{field}.{kind}");
-        if found > 1 {
-            causes.forbidden(&field, "may not specify more than 1 handler type");
-            continue;
-        }
-        let handler = &value[*kind];
-        match *kind {
-            "exec" if items(&handler["command"]).next().is_none() => {
-                causes.required(&format!("{field}.command"), "");
-            }
-            "httpGet" => {
-                if text(&handler["path"]).is_empty() {
-                    causes.required(&format!("{field}.path"), "");
-                }
-                port_or_name(causes, &handler["port"], &format!("{field}.port"));
-                causes.one_of(
-                    &format!("{field}.scheme"),
-                    text(&handler["scheme"]),
-                    &["HTTP", "HTTPS"],
+fn tokens_need_an_account(causes: &mut Causes, volumes: &Value, list: &str) {
+    for (index, volume) in items(volumes) {
+        for (at, source) in items(&volume["projected"]["sources"]) {
+            if !source["serviceAccountToken"].is_null() {
+                causes.forbidden(
+                    &format!("{list}[{index}].projected.sources[{at}].serviceAccountToken"),
+                    "must not be specified when serviceAccountName is not set",
                 );
             }
-            "tcpSocket" => port_or_name(causes, &handler["port"], &format!("{field}.port")),
-            "grpc" => {
-                let number = handler["port"].as_i64().unwrap_or_default();
-                causes.port(&format!("{field}.port"), number);
-            }
-            _ => {}
         }
-    }
-    if found == 0 {
-        causes.required(field, "must specify a handler type");
-    }
-}
-
-/// Checks a port that is a number or the name of one.
-pub fn port_or_name(causes: &mut Causes, port: &Value, field: &str) {
-    match port {
-        Value::String(name) if name.is_empty() => causes.required(field, ""),
-        Value::String(name) => causes.name(field, name, names::port_name),
-        other => causes.port(field, other.as_i64().unwrap_or_default()),
     }
 }
 
@@ -311,13 +240,17 @@ mod tests {
     use super::super::tests::lines;
     use super::*;
 
-    fn found(change: impl FnOnce(&mut Value)) -> Vec<String> {
+    fn found_of(change: impl FnOnce(&mut Value), of: Of<'_>) -> Vec<String> {
         let mut pod = json!({"spec": {"containers": [{"name": "app", "image": "nginx"}]}});
         change(&mut pod["spec"]);
         crate::defaulting::pod_spec(&mut pod["spec"]);
         let mut causes = Causes::new();
-        validate(&mut causes, &pod["spec"], "spec");
+        validate(&mut causes, &pod["spec"], "spec", of);
         lines(&causes.into_list())
+    }
+
+    fn found(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        found_of(change, Of::Pod("web"))
     }
 
     #[test]
@@ -391,38 +324,26 @@ mod tests {
                 },
                 "Duplicate spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//1\"",
             ),
+            (
+                |s| {
+                    s["hostNetwork"] = true.into();
+                    s["containers"][0]["ports"] = json!([{"hostPort": 1, "containerPort": 2}]);
+                },
+                "Invalid spec.containers[0].ports[0].hostPort: Invalid value: 1: must match",
+            ),
+            (
+                |s| {
+                    s["containers"][0]["resizePolicy"] =
+                        json!([{"resourceName": "gpu", "restartPolicy": "NotRequired"}])
+                },
+                "NotSupported spec.containers[0].resizePolicy",
+            ),
         ]);
     }
 
     #[test]
-    fn wrong_probes_and_pods_are_named() {
+    fn wrong_init_and_ephemeral_containers_are_named() {
         assert_named(&[
-            (
-                |s| s["containers"][0]["livenessProbe"] = json!({}),
-                "Required spec.containers[0].livenessProbe: Required value: must specify a handler",
-            ),
-            (
-                |s| {
-                    s["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["x"]},
-                "httpGet": {"port": 80}})
-                },
-                "Forbidden spec.containers[0].livenessProbe.httpGet",
-            ),
-            (
-                |s| {
-                    s["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 80},
-                "successThreshold": 2})
-                },
-                "Invalid spec.containers[0].livenessProbe.successThreshold",
-            ),
-            (
-                |s| s["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": "Web"}}),
-                "Invalid spec.containers[0].readinessProbe.tcpSocket.port",
-            ),
-            (
-                |s| s["containers"][0]["env"] = json!([{"value": "x"}]),
-                "Required spec.containers[0].env[0].name",
-            ),
             (
                 |s| {
                     s["initContainers"] = json!([{"name": "i", "image": "x",
@@ -431,8 +352,44 @@ mod tests {
                 "Forbidden spec.initContainers[0].readinessProbe",
             ),
             (
-                |s| s["terminationGracePeriodSeconds"] = (-1).into(),
-                "Invalid spec.terminationGracePeriodSeconds",
+                |s| {
+                    s["initContainers"] =
+                        json!([{"name": "i", "image": "x", "restartPolicy": "Never"}])
+                },
+                "NotSupported spec.initContainers[0].restartPolicy",
+            ),
+            (
+                |s| s["initContainers"] = json!([{"name": "app", "image": "x"}]),
+                "Duplicate spec.initContainers[0].name",
+            ),
+            (
+                |s| {
+                    s["ephemeralContainers"] =
+                        json!([{"name": "d", "image": "x", "targetContainerName": "other"}])
+                },
+                "NotFound spec.ephemeralContainers[0].targetContainerName: Not found: \"other\"",
+            ),
+            (
+                |s| {
+                    s["ephemeralContainers"] =
+                        json!([{"name": "d", "image": "x", "ports": [{"containerPort": 1}]}])
+                },
+                "Forbidden spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an \
+                 Ephemeral Container",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn wrong_pods_are_named() {
+        assert_named(&[
+            (
+                |s| s["containers"][0]["livenessProbe"] = json!({}),
+                "Required spec.containers[0].livenessProbe: Required value: must specify a handler",
+            ),
+            (
+                |s| s["containers"][0]["env"] = json!([{"value": "x"}]),
+                "Required spec.containers[0].env[0].name",
             ),
             (|s| s["activeDeadlineSeconds"] = 0.into(), "Invalid spec.activeDeadlineSeconds"),
             (|s| s["nodeSelector"] = json!({"a b": "c"}), "Invalid spec.nodeSelector"),
@@ -440,6 +397,56 @@ mod tests {
                 |s| s["containers"][0]["volumeMounts"] = json!([{"name": "x", "mountPath": "/x"}]),
                 "NotFound spec.containers[0].volumeMounts[0].name: Not found: \"x\"",
             ),
+            (|s| s["hostname"] = "a.b".into(), "Invalid spec.hostname"),
+            (|s| s["subdomain"] = "A".into(), "Invalid spec.subdomain"),
+            (
+                |s| s["schedulingGates"] = json!([{"name": "a"}, {"name": "a"}]),
+                "Duplicate spec.schedulingGates[1]",
+            ),
+            (
+                |s| s["readinessGates"] = json!([{"conditionType": "a b"}]),
+                "Invalid spec.readinessGates[0].conditionType",
+            ),
+            (
+                |s| s["dnsPolicy"] = "None".into(),
+                "Required spec.dnsConfig: Required value: must provide `dnsConfig` when",
+            ),
+            (
+                |s| s["dnsConfig"] = json!({"nameservers": ["1.1.1.1", "x"]}),
+                "Invalid spec.dnsConfig.nameservers[1]: Invalid value: \"x\": must be a valid IP",
+            ),
+            (
+                |s| s["hostAliases"] = json!([{"ip": "1.2.3", "hostnames": ["a"]}]),
+                "Invalid spec.hostAliases[0].ip",
+            ),
+            (|s| s["preemptionPolicy"] = "x".into(), "NotSupported spec.preemptionPolicy"),
+            (|s| s["os"] = json!({"name": "plan9"}), "NotSupported spec.os"),
+            (
+                |s| {
+                    s["hostUsers"] = false.into();
+                    s["hostPID"] = true.into();
+                },
+                "Forbidden spec.HostPID: Forbidden: when `hostUsers` is false",
+            ),
+            (
+                |s| {
+                    s["volumes"] = json!([{"name": "t", "projected": {"sources": [
+                        {"serviceAccountToken": {"path": "t"}}]}}])
+                },
+                "Forbidden spec.volumes[0].projected.sources[0].serviceAccountToken",
+            ),
+            (|s| s["resourceClaims"] = json!([{"name": "gpu"}]), "Invalid spec.resourceClaims[0]"),
         ]);
+    }
+
+    #[test]
+    fn a_template_leaves_some_of_it_to_its_pods() {
+        let change = |s: &mut Value| {
+            s["hostNetwork"] = true.into();
+            s["containers"][0]["ports"] = json!([{"containerPort": 80}]);
+            s["containers"][0]["image"] = " nginx".into();
+        };
+        assert_eq!(found_of(change, Of::Template), [""; 0]);
+        assert_eq!(found(change).len(), 2);
     }
 }
