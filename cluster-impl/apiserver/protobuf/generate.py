@@ -15,13 +15,19 @@ import sys
 from pathlib import Path
 
 FIELD = re.compile(r'#\[prost\([^\]]*?tag\s*=\s*"(\d+)"[^\]]*\)\]\s*pub (?:r#)?(\w+):\s*([^#/}]+?),\s*(?=[#/}])', re.S)
-STRUCT = re.compile(r"pub struct (\w+) \{(.*?\n\})", re.S)
+STRUCT = re.compile(r"pub struct (\w+) \{(\}|.*?\n\})", re.S)
 # Messages that a value decodes to by itself.
 SCALARS = {"Time", "MicroTime", "Quantity", "IntOrString", "FieldsV1", "RawExtension", "Timestamp", "Verbs"}
 
 
 def messages(root):
-    for area, prefix in (("api", "io.k8s.api"), ("apimachinery", "io.k8s.apimachinery")):
+    areas = {
+        "api": "io.k8s.api",
+        "apiextensions_apiserver": "io.k8s.apiextensions-apiserver",
+        "apimachinery": "io.k8s.apimachinery",
+        "kube_aggregator": "io.k8s.kube-aggregator",
+    }
+    for area, prefix in areas.items():
         for path in sorted((root / "src" / area).rglob("mod.rs")):
             parts = path.relative_to(root / "src" / area).parent.parts
             text = path.read_text()
@@ -39,12 +45,18 @@ def main():
 
     def is_embedded(inside, by_letters):
         """Whether most of a message's fields stand in the outer JSON object; the rest is newer."""
-        letters = {rust.replace("_", "") for _, rust, _ in found[inside]}
+        letters = set()
+        for _, rust, kind in found[inside]:
+            letter, message = rust.replace("_", ""), re.search(r"Option<(?:super::)*([\w:]+)>", kind)
+            inner = inside.rsplit(".", 1)[0] + "." + message.group(1).split("::")[-1].lower() if message else ""
+            # What the message itself embeds counts by its fields.
+            is_nested = letter not in by_letters and inner in found
+            letters |= {one.replace("_", "") for _, one, _ in found[inner]} if is_nested else {letter}
         return 2 * len(letters & set(by_letters)) > len(letters)
 
     def line(name, json_fields):
         """The entries of one message whose fields are told in `json_fields`; notes what it embeds."""
-        by_letters = {field.lower().lstrip("$"): field for field in json_fields}
+        by_letters = {field.lower().lstrip("$").replace("-", ""): field for field in json_fields}
         entries = []
         for number, rust, kind in found[name.lower()]:
             field = by_letters.get(rust.replace("_", ""))

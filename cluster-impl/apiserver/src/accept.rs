@@ -1,9 +1,18 @@
 //! The `Accept` header: in which form the client wants its answer.
 //!
-//! JSON is what this server speaks; YAML on request. Protobuf is never offered: who asks for it must
-//! also accept JSON, as every known client does.
+//! JSON is what this server speaks; YAML and protobuf on request. Tables have no protobuf form.
 
 use machinery::Status;
+
+use crate::protobuf;
+
+/// The language of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Language {
+    Json,
+    Yaml,
+    Protobuf,
+}
 
 /// What becomes of an object or a list on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +29,16 @@ pub(crate) enum Form {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Accept {
     pub(crate) form: Form,
-    pub(crate) is_yaml: bool,
+    pub(crate) language: Language,
     pub(crate) is_gzip: bool,
+    /// Whether JSON would do as well, in the same form.
+    pub(crate) takes_json: bool,
 }
 
 impl Accept {
     /// Plain JSON.
-    pub(crate) const JSON: Self = Self { form: Form::Object, is_yaml: false, is_gzip: false };
+    pub(crate) const JSON: Self =
+        Self { form: Form::Object, language: Language::Json, is_gzip: false, takes_json: true };
 
     /// Reads `Accept` and `Accept-Encoding`; 406 if nothing in it can be served.
     pub(crate) fn read(accept: &str, encoding: &str) -> Result<Self, Status> {
@@ -44,11 +56,25 @@ impl Accept {
         }
         // Stable: among equals, the first that was named wins.
         clauses.sort_by_key(|(quality, _)| std::cmp::Reverse(*quality));
-        clauses
+        let read: Vec<_> = clauses
             .iter()
-            .find_map(|(_, clause)| read_clause(clause))
-            .map(|(form, is_yaml)| Self { form, is_yaml, is_gzip })
-            .ok_or_else(crate::status::not_acceptable)
+            .filter(|(quality, _)| *quality > 0)
+            .filter_map(|(_, clause)| read_clause(clause))
+            .collect();
+        let Some((form, language)) = read.first().copied() else {
+            return Err(crate::status::not_acceptable());
+        };
+        let takes_json = read.contains(&(form, Language::Json));
+        Ok(Self { form, language, is_gzip, takes_json })
+    }
+
+    /// The same for what has no protobuf form: JSON, if that is accepted, too.
+    pub(crate) fn without_protobuf(self) -> Result<Self, Status> {
+        match self.language {
+            Language::Protobuf if !self.takes_json => Err(crate::status::not_acceptable()),
+            Language::Protobuf => Ok(Self { language: Language::Json, ..self }),
+            _ => Ok(self),
+        }
     }
 }
 
@@ -73,23 +99,30 @@ fn quality(clause: &str) -> u32 {
     (quality.clamp(0.0, 1.0) * 1000.0) as u32
 }
 
-fn read_clause(clause: &str) -> Option<(Form, bool)> {
-    let is_yaml = match media_type(clause) {
-        "application/json" | "application/*" | "*/*" => false,
-        "application/yaml" => true,
+fn read_clause(clause: &str) -> Option<(Form, Language)> {
+    let language = match media_type(clause) {
+        "application/json" | "application/*" | "*/*" => Language::Json,
+        "application/yaml" => Language::Yaml,
+        protobuf::MEDIA_TYPE => Language::Protobuf,
         _ => return None,
     };
     let form = match parameter(clause, "as") {
         None => Form::Object,
+        Some("Table") if language == Language::Protobuf => return None,
         Some("Table") => match (parameter(clause, "g"), parameter(clause, "v")) {
             (Some("meta.k8s.io"), Some("v1")) => Form::Table("v1"),
             (Some("meta.k8s.io"), Some("v1beta1")) => Form::Table("v1beta1"),
             _ => return None,
         },
-        Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Form::Metadata,
+        Some("PartialObjectMetadata" | "PartialObjectMetadataList") => {
+            match (parameter(clause, "g"), parameter(clause, "v")) {
+                (None | Some("meta.k8s.io"), None | Some("v1" | "v1beta1")) => Form::Metadata,
+                _ => return None,
+            }
+        }
         Some(_) => return None,
     };
-    Some((form, is_yaml))
+    Some((form, language))
 }
 
 #[cfg(test)]
@@ -101,25 +134,42 @@ mod tests {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,\
                      application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         for (accept, expected) in [
-            ("", Ok((Form::Object, false))),
-            ("*/*", Ok((Form::Object, false))),
-            (table, Ok((Form::Table("v1"), false))),
+            ("", Ok((Form::Object, Language::Json))),
+            ("*/*", Ok((Form::Object, Language::Json))),
+            (table, Ok((Form::Table("v1"), Language::Json))),
             ("application/json;as=Table;v=v9;g=meta.k8s.io", Err(406)),
-            ("application/vnd.kubernetes.protobuf,application/json", Ok((Form::Object, false))),
-            ("application/vnd.kubernetes.protobuf", Err(406)),
-            ("application/yaml", Ok((Form::Object, true))),
-            ("application/json;q=0.5,application/yaml;q=0.9", Ok((Form::Object, true))),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Ok((Form::Object, Language::Protobuf)),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;stream=watch",
+                Ok((Form::Object, Language::Protobuf)),
+            ),
+            ("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", Err(406)),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Ok((Form::Object, Language::Json)),
+            ),
+            ("application/yaml", Ok((Form::Object, Language::Yaml))),
+            ("application/json;q=0.5,application/yaml;q=0.9", Ok((Form::Object, Language::Yaml))),
             ("text/html", Err(406)),
+            ("application/json;q=0", Err(406)),
             (
                 "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,\
                  application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-                Ok((Form::Metadata, false)),
+                Ok((Form::Metadata, Language::Protobuf)),
             ),
+            ("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v9", Err(406)),
         ] {
             let read = Accept::read(accept, "");
-            let told = read.map(|read| (read.form, read.is_yaml)).map_err(|error| error.code);
+            let told = read.map(|read| (read.form, read.language)).map_err(|error| error.code);
             assert_eq!(told, expected, "{accept}");
         }
+        let read = |accept| Accept::read(accept, "").unwrap().without_protobuf();
+        let both = read("application/vnd.kubernetes.protobuf,application/json").unwrap();
+        assert_eq!(both.language, Language::Json);
+        assert_eq!(read("application/vnd.kubernetes.protobuf").unwrap_err().code, 406);
         assert!(Accept::read("", "deflate, gzip;q=1.0").unwrap().is_gzip);
         assert!(!Accept::read("", "deflate").unwrap().is_gzip);
     }

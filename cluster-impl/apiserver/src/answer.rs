@@ -6,18 +6,20 @@ use flate2::write::GzEncoder;
 use futures::stream::BoxStream;
 use http::{HeaderName, HeaderValue, Response, header};
 use machinery::table::{IncludeObject, TableOptions, partial, table};
-use machinery::{Kind, Object, Status};
+use machinery::{Kind, Object, Status, versions};
 use serde_json::{Value, json};
 use std::io::Write;
 
-use crate::accept::{Accept, Form};
+use crate::accept::{Accept, Form, Language};
 use crate::body::Body;
 use crate::codec::{Stored, write_json};
+use crate::protobuf;
 
 /// Smaller answers are not worth compressing; upstream's threshold.
 const GZIP_BYTES_MIN: usize = 128 * 1024;
 
 const JSON: &str = "application/json";
+const PROTOBUF_WATCH: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 /// What a request came to.
 pub(crate) struct Answer {
@@ -97,7 +99,17 @@ impl Style {
 /// Writes an answer, or the failure to come to one.
 pub(crate) fn render(answer: Result<Answer, Status>, style: Style) -> Response<Body> {
     let written = answer.and_then(|answer| write(answer, style));
-    written.unwrap_or_else(|status| refuse(&status))
+    written.unwrap_or_else(|status| {
+        let mut response = refuse(&status);
+        if style.accept.language == Language::Protobuf
+            && let Ok(bytes) = protobuf::object(&status.to_value())
+        {
+            *response.body_mut() = Body::whole(bytes);
+            let media_type = HeaderValue::from_static(protobuf::MEDIA_TYPE);
+            response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        }
+        response
+    })
 }
 
 /// A `Status` as an answer.
@@ -119,19 +131,25 @@ fn write(answer: Answer, style: Style) -> Result<Response<Body>, Status> {
         Content::Raw(media_type, bytes) => whole(&media_type, bytes, style.accept.is_gzip),
         Content::Stream(pieces) => {
             let mut response = Response::new(Body::stream(pieces));
-            let json = HeaderValue::from_static(JSON);
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            let media_type = match style.accept.language {
+                Language::Protobuf => PROTOBUF_WATCH,
+                _ => JSON,
+            };
+            let media_type = HeaderValue::from_static(media_type);
+            response.headers_mut().insert(header::CONTENT_TYPE, media_type);
             response
         }
         content => {
             let mut out = Vec::with_capacity(1024);
-            write_content(&mut out, content, style)?;
-            if style.accept.is_yaml {
-                let value: Value = serde_json::from_slice(&out).map_err(Status::internal)?;
-                let yaml = serde_yaml::to_string(&value).map_err(Status::internal)?;
-                whole("application/yaml", yaml.into(), style.accept.is_gzip)
-            } else {
-                whole(JSON, out.into(), style.accept.is_gzip)
+            let language = write_content(&mut out, content, style)?;
+            match language {
+                Language::Yaml => {
+                    let value: Value = serde_json::from_slice(&out).map_err(Status::internal)?;
+                    let yaml = serde_yaml::to_string(&value).map_err(Status::internal)?;
+                    whole("application/yaml", yaml.into(), style.accept.is_gzip)
+                }
+                Language::Protobuf => whole(protobuf::MEDIA_TYPE, out.into(), style.accept.is_gzip),
+                Language::Json => whole(JSON, out.into(), style.accept.is_gzip),
             }
         }
     };
@@ -165,9 +183,21 @@ fn gzip(bytes: &[u8]) -> Option<Bytes> {
     encoder.finish().ok().map(Bytes::from)
 }
 
-fn write_content(out: &mut Vec<u8>, content: Content, style: Style) -> Result<(), Status> {
+/// Writes what an answer holds; tells in which language.
+fn write_content(out: &mut Vec<u8>, content: Content, style: Style) -> Result<Language, Status> {
+    let language = style.accept.language;
     match content {
         Content::Object(kind, stored) => write_object(out, kind, &stored, style)?,
+        Content::List(list) if language == Language::Protobuf => {
+            let objects = objects(&list.items)?;
+            let (api_version, name) = (list.kind.api_version(), format!("{}List", list.kind.kind));
+            let named = match style.accept.form {
+                Form::Metadata => ("meta.k8s.io/v1", "PartialObjectMetadataList"),
+                _ => (api_version.as_str(), name.as_str()),
+            };
+            let bytes = protobuf::list(named, &list_metadata(&list), &objects);
+            out.extend(bytes.map_err(Status::internal)?);
+        }
         Content::List(list) => match style.accept.form {
             Form::Object => write_list(out, &list)?,
             Form::Table(version) => {
@@ -182,33 +212,68 @@ fn write_content(out: &mut Vec<u8>, content: Content, style: Style) -> Result<()
                     &json!({
                         "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
                         "metadata": list_metadata(&list),
-                        "items": objects.iter().map(|one| partial(one, "v1")).collect::<Vec<_>>(),
+                        "items": objects
+                            .into_iter()
+                            .map(|one| partial(&served(list.kind, one), "v1"))
+                            .collect::<Vec<_>>(),
                     }),
                 );
+            }
+        },
+        Content::Value(value) if language == Language::Protobuf => match protobuf::object(&value) {
+            Ok(bytes) => out.extend(bytes),
+            // What has no protobuf form is told in JSON, as its media type says.
+            Err(_) => {
+                write_json(out, &value);
+                return Ok(Language::Json);
             }
         },
         Content::Value(value) => write_json(out, &value),
         Content::Raw(..) | Content::Stream(_) => {}
     }
-    Ok(())
+    Ok(language)
 }
 
 /// Writes one object in the form that the client wants.
 pub(crate) fn write_object(
     out: &mut Vec<u8>,
-    kind: &Kind,
+    kind: &'static Kind,
     stored: &Stored,
     style: Style,
 ) -> Result<(), Status> {
+    if style.accept.language == Language::Protobuf {
+        let object = stored.object()?;
+        let bytes = match style.accept.form {
+            Form::Metadata => protobuf::object(&partial(&object, "v1")),
+            Form::Object | Form::Table(_) => protobuf::object(&object.0),
+        };
+        out.extend(bytes.map_err(Status::internal)?);
+        return Ok(());
+    }
     match style.accept.form {
-        Form::Object => stored.write(out)?,
+        Form::Object => write_served(out, kind, stored)?,
         Form::Table(version) => {
             let object = stored.object()?;
             let metadata = json!({"resourceVersion": stored.revision.to_string()});
             write_json(out, &table(kind, [&object], metadata, style.table(version)));
         }
-        Form::Metadata => write_json(out, &partial(&stored.object()?, "v1")),
+        Form::Metadata => write_json(out, &partial(&served(kind, stored.object()?), "v1")),
     }
+    Ok(())
+}
+
+/// An object in the form of its served kind.
+fn served(kind: &Kind, mut object: Object) -> Object {
+    versions::from_stored(kind, &mut object);
+    object
+}
+
+/// Writes a stored object in the form of its served kind; as a rule that is how it is stored.
+fn write_served(out: &mut Vec<u8>, kind: &Kind, stored: &Stored) -> Result<(), Status> {
+    if versions::of(kind).is_none() {
+        return stored.write(out);
+    }
+    write_json(out, &served(kind, stored.object()?).0);
     Ok(())
 }
 
@@ -240,7 +305,7 @@ fn write_list(out: &mut Vec<u8>, list: &List) -> Result<(), Status> {
         if at > 0 {
             out.push(b',');
         }
-        item.write(out)?;
+        write_served(out, list.kind, item)?;
     }
     out.extend_from_slice(b"]}");
     Ok(())

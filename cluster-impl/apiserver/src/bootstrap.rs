@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::allocation;
 use crate::config::User;
 use crate::server::ApiServer;
 
@@ -24,7 +25,9 @@ pub(crate) async fn run(server: &Arc<ApiServer>) {
             ("/api/v1/namespaces", namespace)
         })
         .collect();
-    wanted.push(("/api/v1/namespaces/default/services", service()));
+    if let Some(address) = allocation::first(&server.config.service_cluster_ip_range) {
+        wanted.push(("/api/v1/namespaces/default/services", service(&address)));
+    }
     let mut backoff =
         server.env.backoff("bootstrap", Duration::from_millis(250), Duration::from_secs(5));
     for (path, object) in wanted {
@@ -48,7 +51,7 @@ pub(crate) async fn run(server: &Arc<ApiServer>) {
     }
 }
 
-fn service() -> Value {
+fn service(address: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
@@ -56,7 +59,7 @@ fn service() -> Value {
             "labels": {"component": "apiserver", "provider": "kubernetes"},
         },
         "spec": {
-            "type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
+            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address],
             "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
         },

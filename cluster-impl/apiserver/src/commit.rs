@@ -10,7 +10,7 @@ use storage::{Compare, KeyRange, KeyValue, Op, OpResult, RangeRequest, Txn};
 use crate::codec::{Stored, encode};
 use crate::request::Request;
 use crate::server::ApiServer;
-use crate::{fence, status, storage_key};
+use crate::{allocation, fence, status, storage_key};
 
 /// How often a change that names no revision is decided anew because somebody was faster.
 const ATTEMPTS_MAX: usize = 16;
@@ -50,8 +50,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) put: Option<Bytes>,
     /// A further key that must still be at this revision.
     pub(crate) guard: Option<(Vec<u8>, i64)>,
-    /// What to write along with it.
-    pub(crate) along: Option<Op>,
+    /// The object as it was, and as it is to be.
+    pub(crate) change: (Option<&'a Object>, Option<&'a Object>),
 }
 
 /// How one try ended.
@@ -101,16 +101,11 @@ pub(crate) async fn change(
             let stored = Stored { value: encode(&new), revision: expected };
             return Ok(Written { stored, is_created, is_removed });
         }
-        let along = fence::handover(
-            request.kind,
-            key,
-            old.as_deref(),
-            (!is_removed).then_some(new.as_ref()),
-        );
+        let change = (old.as_deref(), (!is_removed).then_some(new.as_ref()));
         let tried = attempt(
             server,
             request,
-            Attempt { key, expected, put: put.clone(), guard: None, along },
+            Attempt { key, expected, put: put.clone(), guard: None, change },
         );
         match tried.await? {
             Tried::Stale(now) => current = now,
@@ -143,6 +138,9 @@ pub(crate) async fn attempt(
         compare.push(Compare::ModRevision(key.clone(), attempt.expected));
     }
     compare.extend(attempt.guard.map(|(key, revision)| Compare::ModRevision(key, revision)));
+    let (old, new) = attempt.change;
+    let services = allocation::along(&server.env, request.kind, attempt.key, old, new);
+    compare.extend(services.free.into_iter().map(|key| Compare::ModRevision(key, 0)));
     let mut failure = vec![Op::Get(KeyRange::key(key.clone()))];
     let is_unfenced = server.env.sabotaged(Sabotage::LeaderNotFenced);
     let fence = request.fence.as_ref().filter(|_| !is_unfenced);
@@ -154,7 +152,8 @@ pub(crate) async fn attempt(
         Some(value) => Op::Put(key, value, 0),
         None => Op::Delete(KeyRange::key(key)),
     }];
-    success.extend(attempt.along);
+    success.extend(fence::handover(request.kind, attempt.key, old, new));
+    success.extend(services.ops);
     let result = server.store.txn(Txn { compare, success, failure }).await;
     let result = result.map_err(status::from_store)?;
     if result.succeeded {

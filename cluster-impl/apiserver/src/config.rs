@@ -1,6 +1,8 @@
 //! What an API server is told at its start, who asks, and what it tells of every write.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +33,10 @@ pub struct Config {
     pub not_ready_toleration_s: i64,
     /// `--default-unreachable-toleration-seconds`
     pub unreachable_toleration_s: i64,
+    /// `--service-cluster-ip-range`: where Services get their addresses from.
+    pub service_cluster_ip_range: String,
+    /// `--authorization-mode`: who decides whether a request is allowed, in this order.
+    pub authorization_modes: Vec<AuthorizationMode>,
     /// Told of every write, also of those that were refused.
     pub audit: Option<AuditSink>,
 }
@@ -48,6 +54,8 @@ impl Config {
             nesting_max: 100,
             not_ready_toleration_s: 300,
             unreachable_toleration_s: 300,
+            service_cluster_ip_range: "10.96.0.0/12".to_owned(),
+            authorization_modes: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
             audit: None,
         }
     }
@@ -67,6 +75,30 @@ impl fmt::Debug for Config {
             .field("compaction_period", &self.compaction_period)
             .field("audited", &self.audit.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+/// Who decides whether a request is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorizationMode {
+    /// Everybody may do everything.
+    AlwaysAllow,
+    /// A kubelet may do what the pods of its node need.
+    Node,
+    /// Roles and their bindings decide.
+    Rbac,
+}
+
+impl FromStr for AuthorizationMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "AlwaysAllow" => Ok(Self::AlwaysAllow),
+            "Node" => Ok(Self::Node),
+            "RBAC" => Ok(Self::Rbac),
+            other => Err(format!("{other:?} is none of AlwaysAllow, Node and RBAC")),
+        }
     }
 }
 
@@ -98,20 +130,30 @@ pub struct AuditLine {
 pub struct User {
     /// The certificate's common name.
     pub name: String,
-    /// The certificate's organisations.
+    /// The certificate's organisations, and `system:authenticated`.
     pub groups: Vec<String>,
+    /// An identity that outlives the name; empty if there is none.
+    pub uid: String,
+    /// What else is known.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
     /// The name of somebody who showed no certificate.
     pub const ANONYMOUS: &'static str = "system:anonymous";
 
-    /// A user.
+    /// A user; who is not anonymous is in `system:authenticated` too.
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        Self {
-            name: name.to_owned(),
-            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        Self::with_groups(name, groups.iter().map(|group| (*group).to_owned()).collect())
+    }
+
+    /// Like [`User::new`].
+    pub fn with_groups(name: &str, mut groups: Vec<String>) -> Self {
+        const AUTHENTICATED: &str = "system:authenticated";
+        if name != Self::ANONYMOUS && !groups.iter().any(|group| group == AUTHENTICATED) {
+            groups.push(AUTHENTICATED.to_owned());
         }
+        Self { name: name.to_owned(), groups, uid: String::new(), extra: BTreeMap::new() }
     }
 
     /// Somebody who showed no certificate; may only ask for the server's health.

@@ -1,7 +1,7 @@
 //! Request bodies: JSON, YAML or protobuf, within bounds, of the kind that the path names.
 
 use machinery::fields::{self, FieldValidation};
-use machinery::{Object, Status};
+use machinery::{Object, Status, versions};
 use serde_json::Value;
 
 use crate::accept::media_type;
@@ -26,7 +26,8 @@ pub(crate) fn object(config: &Config, request: &Request) -> Result<Object, Statu
     fit(request, object, &duplicates)
 }
 
-/// Makes an object fit its kind's schema, as strictly as the client asks; warns of what it drops.
+/// Makes an object fit its kind's schema, as strictly as the client asks, and brings it into the stored form;
+/// warns of what it drops.
 pub(crate) fn fit(
     request: &Request,
     mut object: Object,
@@ -36,6 +37,7 @@ pub(crate) fn fit(
     let warnings = fields::check(request.kind, &object.0, duplicates, validation)?;
     request.warn(warnings);
     fields::decode(request.kind, &mut object)?;
+    versions::to_stored(request.kind, &mut object).map_err(Status::bad_request)?;
     Ok(object)
 }
 
@@ -49,7 +51,8 @@ pub(crate) fn object_of(
     name_kind(value(config, &request.content_type, &request.body)?, api_version, kind)
 }
 
-fn name_kind(value: Value, api_version: &str, kind: &str) -> Result<Object, Status> {
+/// A value as an object of this version and kind, which are filled in if absent.
+pub(crate) fn name_kind(value: Value, api_version: &str, kind: &str) -> Result<Object, Status> {
     let mut object = Object(value);
     if !object.0.is_object() {
         let found = if object.0.is_null() { "nothing" } else { "no object" };

@@ -8,7 +8,9 @@
 
 mod accept;
 mod admission;
+mod allocation;
 mod answer;
+mod authorization;
 mod body;
 mod bootstrap;
 mod cache;
@@ -29,14 +31,17 @@ mod route;
 mod selection;
 mod serve;
 mod server;
+mod signing;
 mod status;
 mod storage_key;
 mod subresources;
 #[cfg(test)]
 mod testing;
 mod verbs;
+#[cfg(test)]
+mod version_tests;
 
 pub use body::Body;
-pub use config::{AuditLine, Config, User};
+pub use config::{AuditLine, AuthorizationMode, Config, User};
 pub use serve::{ServeError, serve};
 pub use server::ApiServer;

@@ -45,13 +45,24 @@ pub(crate) fn count_generation(kind: &Kind, old: &Object, new: &mut Object) {
     if !kind.has_generation {
         return;
     }
-    // As upstream: a Deployment's annotations count too, for they are copied to its ReplicaSets.
-    let is_changed = old.get("/spec") != new.get("/spec")
-        || kind.id == "deployments.apps"
-            && old.get("/metadata/annotations") != new.get("/metadata/annotations");
+    // As upstream: a Deployment's annotations count too, for they are copied to its ReplicaSets, and an
+    // EndpointSlice's labels, for they name its Service.
+    let also = match kind.id {
+        "deployments.apps" => "/metadata/annotations",
+        "endpointslices.discovery.k8s.io" => "/metadata/labels",
+        _ => "/spec",
+    };
+    let is_changed = old.get(also) != new.get(also) || wanted(old).ne(wanted(new));
     if is_changed {
         bump_generation(new);
     }
+}
+
+/// What its users want of an object: all but what is said about it.
+fn wanted(object: &Object) -> impl Iterator<Item = (&String, &Value)> {
+    const ABOUT: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];
+    let members = object.map("").into_iter().flatten();
+    members.filter(|(name, _)| !ABOUT.contains(&name.as_str()))
 }
 
 /// Raises `metadata.generation` if the object has one.
@@ -76,7 +87,7 @@ pub(crate) fn is_released(kind: &Kind, old: &Object, new: &Object) -> bool {
 
 /// Drops what this server does not keep, and empty maps and lists that upstream would not store.
 fn drop_bookkeeping(object: &mut Object) {
-    for member in ["selfLink", "managedFields", "clusterName"] {
+    for member in ["selfLink", "clusterName"] {
         object.remove(&format!("/metadata/{member}"));
     }
     for member in ["labels", "annotations", "finalizers", "ownerReferences"] {

@@ -1,19 +1,22 @@
-//! Request bodies in Kubernetes' protobuf form, as `kubectl create deployment` and its kin send them.
+//! Bodies in Kubernetes' protobuf form, as `kubectl create deployment` and its kin send them.
 //!
 //! The form has field numbers only; names and shapes come from the schema, numbers from
 //! `protobuf/tags.txt` (made by `protobuf/generate.py`). Go writes fields that are not set as empty
 //! texts, zeros and false: they are dropped again, as `omitempty` does in JSON, but for those that Go
-//! holds by pointer and that mean something when zero ([`MEANT`]).
-//! Limits: nesting as deep as [`DEPTH_MAX`]; answers are never written in this form.
+//! holds by pointer or always writes.
+//! Limits: nesting as deep as [`DEPTH_MAX`].
+
+mod write;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use machinery::schema::{Shape, TypeFact, type_named, type_of_gvk};
+use machinery::schema::{FieldFact, Shape, TypeFact, type_named, type_of_gvk};
 use machinery::{Status, conditions};
 use serde_json::{Map, Value, json};
+pub(crate) use write::{event, is_writable, list, object};
 
 /// The media type.
 pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -23,27 +26,11 @@ const MAGIC: &[u8] = b"k8s\0";
 /// Deeper nesting is refused.
 const DEPTH_MAX: usize = 64;
 
-/// Fields whose zero or false is not the same as their absence.
-const MEANT: &[&str] = &[
-    "activeDeadlineSeconds",
-    "allocateLoadBalancerNodePorts",
-    "allowPrivilegeEscalation",
-    "automountServiceAccountToken",
-    "defaultMode",
-    "deletionGracePeriodSeconds",
-    "enableServiceLinks",
-    "fsGroup",
-    "gracePeriodSeconds",
-    "leaseTransitions",
-    "orphanDependents",
-    "progressDeadlineSeconds",
-    "replicas",
-    "revisionHistoryLimit",
-    "runAsGroup",
-    "runAsUser",
-    "terminationGracePeriodSeconds",
-    "tolerationSeconds",
-];
+/// Where the types are that all groups share.
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+
+/// Fields whose times are written with six digits below the second.
+const MICRO: &[&str] = &["acquireTime", "eventTime", "lastObservedTime", "renewTime"];
 
 /// What a field number stands for.
 enum Tag {
@@ -106,8 +93,8 @@ fn decode(envelope: &[u8]) -> Result<Value, String> {
 
 /// Kinds that are the same in every group.
 fn common(kind: &str) -> Option<&'static TypeFact> {
-    (kind == "DeleteOptions")
-        .then(|| type_named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"))
+    matches!(kind, "DeleteOptions" | "Status")
+        .then(|| type_named(&format!("{META}.{kind}")))
         .flatten()
 }
 
@@ -131,8 +118,8 @@ fn message(
             }
             Some(Tag::Field(field)) => *field,
         };
-        let Some(shape) = fact.field(field).map(|fact| &fact.shape) else { continue };
-        match shape {
+        let Some(known) = fact.field(field) else { continue };
+        match &known.shape {
             Shape::List(item) => {
                 let list = object.entry(field).or_insert_with(|| json!([]));
                 let Value::Array(list) = list else { continue };
@@ -143,9 +130,14 @@ fn message(
                 let map = object.entry(field).or_insert_with(|| json!({}));
                 map[key] = value;
             }
+            Shape::Time if MICRO.contains(&field) => {
+                if let Some(at) = instant(wire.bytes()?)? {
+                    object.insert(field.to_owned(), conditions::micros(at).into());
+                }
+            }
             shape => {
                 let value = value(wire, shape, depth)?;
-                if is_told(field, &value) {
+                if is_told(known, fact.always.iter().any(|name| name == field), &value) {
                     object.insert(field.to_owned(), value);
                 }
             }
@@ -154,12 +146,14 @@ fn message(
     Ok(())
 }
 
-fn is_told(field: &str, value: &Value) -> bool {
+/// Whether JSON has the field: Go leaves zeros out unless the field is always written or held by pointer.
+fn is_told(fact: &FieldFact, is_always: bool, value: &Value) -> bool {
+    let is_kept = fact.is_pointer || is_always;
     match value {
         Value::Null => false,
-        Value::String(text) => !text.is_empty(),
-        Value::Bool(false) => MEANT.contains(&field),
-        Value::Number(number) => number.as_i64() != Some(0) || MEANT.contains(&field),
+        Value::String(text) => is_kept || !text.is_empty(),
+        Value::Bool(false) => is_kept,
+        Value::Number(number) => is_kept || number.as_f64() != Some(0.0),
         _ => true,
     }
 }
@@ -212,7 +206,9 @@ fn value(wire: Wire<'_>, shape: &Shape, depth: usize) -> Result<Value, String> {
         Shape::Quantity => part(wire.bytes()?, 1)?
             .map_or(Ok(Value::Null), |found| text(found.bytes()?).map(Value::from))?,
         Shape::IntOrString => int_or_string(wire.bytes()?)?,
-        Shape::Time => time(wire.bytes()?)?,
+        Shape::Time => {
+            instant(wire.bytes()?)?.map_or(Value::Null, |at| conditions::seconds(at).into())
+        }
         // FieldsV1 and RawExtension hold JSON as it is.
         Shape::Any => match part(wire.bytes()?, 1)? {
             Some(raw) => serde_json::from_slice(raw.bytes()?).map_err(|error| error.to_string())?,
@@ -224,7 +220,17 @@ fn value(wire: Wire<'_>, shape: &Shape, depth: usize) -> Result<Value, String> {
             message(wire.bytes()?, name, fact, (&mut object, depth))?;
             Value::Object(object)
         }
-        Shape::List(_) | Shape::Map(_) => return Err("a list holds a list".to_owned()),
+        // A list inside of a list or map is a message of its own.
+        Shape::List(item) => {
+            let mut list = Vec::new();
+            for field in Fields(wire.bytes()?) {
+                if let (1, wire) = field? {
+                    read_item(&mut list, wire, item, depth)?;
+                }
+            }
+            Value::Array(list)
+        }
+        Shape::Map(_) => return Err("a list holds a map".to_owned()),
     })
 }
 
@@ -239,15 +245,14 @@ fn int_or_string(bytes: &[u8]) -> Result<Value, String> {
 }
 
 /// An instant: no fields at all for the zero time, which JSON leaves out.
-fn time(bytes: &[u8]) -> Result<Value, String> {
+fn instant(bytes: &[u8]) -> Result<Option<jiff::Timestamp>, String> {
     let integer = |number| -> Result<Option<i64>, String> {
         part(bytes, number)?.map(|wire| wire.integer()).transpose()
     };
-    let Some(seconds) = integer(1)? else { return Ok(Value::Null) };
+    let Some(seconds) = integer(1)? else { return Ok(None) };
     let nanos =
         i32::try_from(integer(2)?.unwrap_or_default()).map_err(|error| error.to_string())?;
-    let at = jiff::Timestamp::new(seconds, nanos).map_err(|error| error.to_string())?;
-    Ok(if nanos == 0 { conditions::seconds(at) } else { conditions::micros(at) }.into())
+    jiff::Timestamp::new(seconds, nanos).map(Some).map_err(|error| error.to_string())
 }
 
 /// The last field of this number.

@@ -1,14 +1,16 @@
 //! One request for objects, taken apart, and what is known of it for the audit.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderName, header};
+use machinery::managed_fields::Writer;
 use machinery::{Kind, ObjectKey};
 
 use crate::User;
 use crate::accept::Accept;
+use crate::allocation::Taken;
 use crate::fence::Fence;
 use crate::query::Query;
 
@@ -59,9 +61,13 @@ pub(crate) struct Request {
     pub(crate) content_type: String,
     pub(crate) body: Bytes,
     pub(crate) fence: Option<Fence>,
+    /// Who owns what is written.
+    pub(crate) manager: String,
     /// Decide everything, write nothing.
     pub(crate) dry_run: AtomicBool,
     pub(crate) trace: Mutex<Trace>,
+    /// What Services held when a write of one began.
+    pub(crate) taken: OnceLock<Taken>,
 }
 
 /// What a write came to, for the audit.
@@ -76,6 +82,26 @@ pub(crate) struct Trace {
 }
 
 impl Request {
+    /// A write of another object on behalf of this request, by the same user, fence and dry run.
+    pub(crate) fn about(&self, kind: &'static Kind, key: &ObjectKey, subresource: &str) -> Self {
+        Self {
+            user: self.user.clone(),
+            verb: Verb::Update,
+            kind,
+            key: key.clone(),
+            subresource: subresource.to_owned(),
+            query: self.query.clone(),
+            accept: self.accept,
+            content_type: self.content_type.clone(),
+            body: Bytes::new(),
+            fence: self.fence.clone(),
+            manager: self.manager.clone(),
+            dry_run: AtomicBool::new(self.is_dry_run()),
+            trace: Mutex::default(),
+            taken: OnceLock::new(),
+        }
+    }
+
     /// Whether nothing may be written.
     pub(crate) fn is_dry_run(&self) -> bool {
         self.dry_run.load(Ordering::Relaxed)
@@ -84,6 +110,11 @@ impl Request {
     /// Writes nothing from now on.
     pub(crate) fn set_dry_run(&self) {
         self.dry_run.store(true, Ordering::Relaxed);
+    }
+
+    /// Who owns what is written at this time.
+    pub(crate) fn writer<'r>(&'r self, time: &'r str) -> Writer<'r> {
+        Writer { manager: &self.manager, subresource: &self.subresource, time }
     }
 
     /// Notes which object is written.

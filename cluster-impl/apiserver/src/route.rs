@@ -36,6 +36,8 @@ pub(crate) enum Endpoint {
     Group(String),
     /// `/api/v1`, `/apis/{group}/{version}`: group and version.
     GroupVersion(String, String),
+    /// `/openapi/v2`
+    OpenApiV2,
     /// `/openapi/v3`
     OpenApiIndex,
     /// `/openapi/v3/{..}`
@@ -46,8 +48,8 @@ pub(crate) enum Endpoint {
     Health(String, String),
     /// `/metrics`
     Metrics,
-    /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews` and its kin.
-    AccessReview(String),
+    /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews` and its kin: group, namespace, plural.
+    Review(String, String, String),
 }
 
 impl Endpoint {
@@ -60,6 +62,9 @@ impl Endpoint {
 /// Subresources of a namespace; everything else below it is a collection inside.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 
+/// Groups whose resources are only posted, and answered at once.
+const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
+
 /// What `path` names.
 pub(crate) fn route(path: &str) -> Route {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -70,11 +75,13 @@ pub(crate) fn route(path: &str) -> Route {
         ["apis", group] => Route::Endpoint(Endpoint::Group((*group).to_owned())),
         ["api", version] => group_version("", version),
         ["apis", group, version] => group_version(group, version),
-        ["apis", "authorization.k8s.io", "v1", review] => {
-            Route::Endpoint(Endpoint::AccessReview((*review).to_owned()))
+        ["apis", group, "v1", review] if REVIEWS.contains(group) => review_of(group, "", review),
+        ["apis", group, "v1", "namespaces", namespace, review] if REVIEWS.contains(group) => {
+            review_of(group, namespace, review)
         }
         ["api", version, rest @ ..] => resource("", version, rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["openapi", "v2"] => Route::Endpoint(Endpoint::OpenApiV2),
         ["openapi", "v3"] => Route::Endpoint(Endpoint::OpenApiIndex),
         ["openapi", "v3", rest @ ..] => Route::Endpoint(Endpoint::OpenApi(rest.join("/"))),
         ["version"] => Route::Endpoint(Endpoint::Version),
@@ -84,6 +91,11 @@ pub(crate) fn route(path: &str) -> Route {
         }
         _ => Route::Unknown,
     }
+}
+
+fn review_of(group: &str, namespace: &str, plural: &str) -> Route {
+    let [group, namespace, plural] = [group, namespace, plural].map(str::to_owned);
+    Route::Endpoint(Endpoint::Review(group, namespace, plural))
 }
 
 fn group_version(group: &str, version: &str) -> Route {
@@ -107,9 +119,7 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
         [plural, name, subresource] => (*plural, *name, *subresource),
         _ => return Route::Unknown,
     };
-    let Some(kind) = Kind::by_plural(group, plural).filter(|kind| kind.version == version) else {
-        return Route::Unknown;
-    };
+    let Some(kind) = Kind::served(group, version, plural) else { return Route::Unknown };
     if kind.namespaced == namespace.is_empty() && !(kind.namespaced && name.is_empty()) {
         return Route::Unknown;
     }
@@ -151,7 +161,7 @@ mod tests {
             ("/apis/apps", r#"Group("apps")"#),
             ("/readyz/etcd", r#"Health("readyz", "etcd")"#),
             ("/openapi/v3/apis/apps/v1", r#"OpenApi("apis/apps/v1")"#),
-            ("/openapi/v2", "unknown"),
+            ("/openapi/v2", "OpenApiV2"),
         ] {
             assert_eq!(told(path), expected, "{path}");
         }

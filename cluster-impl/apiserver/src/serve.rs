@@ -168,10 +168,9 @@ pub(crate) fn user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok().filter(|name| !name.is_empty())?;
-    let mut groups: Vec<String> = subject
+    let groups: Vec<String> = subject
         .iter_organization()
         .filter_map(|group| group.as_str().ok().map(str::to_owned))
         .collect();
-    groups.push("system:authenticated".to_owned());
-    Some(User { name: name.to_owned(), groups })
+    Some(User::with_groups(name, groups))
 }

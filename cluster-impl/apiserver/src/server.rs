@@ -8,21 +8,22 @@ use bytes::Bytes;
 use env::{Env, Sabotage};
 use http::{Method, Response, header};
 use machinery::table::IncludeObject;
-use machinery::{ObjectKey, Status};
+use machinery::{Cause, ObjectKey, Status, managed_fields};
 use storage::Store;
 
 use crate::accept::Accept;
 use crate::answer::{Answer, Style, refuse, render};
+use crate::authorization::{self, Authorizer, impersonation};
 use crate::body::Body;
 use crate::cache::{Decoded, Namespaces};
-use crate::config::{AuditLine, Config, User};
+use crate::config::{AuditLine, AuthorizationMode, Config, User};
 use crate::fence::{self, Fence};
 use crate::hub::Hubs;
 use crate::metrics::Metrics;
 use crate::query::Query;
 use crate::request::{Request, Trace, Verb};
 use crate::route::{Resource, Route, route};
-use crate::{endpoints, status, verbs};
+use crate::{endpoints, protobuf, status, verbs};
 
 /// One API server over one store.
 pub struct ApiServer {
@@ -35,6 +36,7 @@ pub struct ApiServer {
     pub(crate) metrics: Metrics,
     pub(crate) closing: tokio::sync::watch::Sender<bool>,
     pub(crate) is_bootstrapped: AtomicBool,
+    pub(crate) authorizer: Authorizer,
 }
 
 impl ApiServer {
@@ -53,6 +55,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             closing: tokio::sync::watch::Sender::new(false),
             is_bootstrapped: AtomicBool::new(false),
+            authorizer: Authorizer::default(),
         })
     }
 
@@ -66,8 +69,11 @@ impl ApiServer {
         async move { server.answer(user, request).await }
     }
 
-    /// Background work, for ever: makes what every cluster has, then forgets old revisions.
+    /// Background work, for ever: follows roles and bindings, makes what every cluster has, then forgets
+    /// old revisions.
     pub async fn run(self: Arc<Self>) {
+        let has_roles = self.config.authorization_modes.contains(&AuthorizationMode::Rbac);
+        let _roles = has_roles.then(|| self.env.spawn(authorization::run(self.clone())));
         crate::bootstrap::run(&self).await;
         self.is_bootstrapped.store(true, Ordering::Relaxed);
         crate::compaction::run(&self).await;
@@ -89,6 +95,10 @@ impl ApiServer {
         if user.is_anonymous() && !is_open {
             return refuse(&status::unauthorized());
         }
+        let user = match impersonation::acting(self, user, headers).await {
+            Ok(user) => user,
+            Err(status) => return refuse(&status),
+        };
         match found {
             Route::Unknown => refuse(&status::no_such_path()),
             // Each endpoint of the server itself decides by its own media types.
@@ -96,7 +106,7 @@ impl ApiServer {
                 let is_gzip = text(header::ACCEPT_ENCODING).contains("gzip");
                 let accept = Accept { is_gzip, ..Accept::JSON };
                 let style = self.style(accept, IncludeObject::default());
-                render(endpoints::answer(self, &endpoint, &request).await, style)
+                render(endpoints::answer(self, &user, &endpoint, &request).await, style)
             }
             Route::Resource(resource) => {
                 let accept = Accept::read(text(header::ACCEPT), text(header::ACCEPT_ENCODING));
@@ -114,7 +124,7 @@ impl ApiServer {
         let answer = match &include {
             Err(status) => Err(status.clone()),
             // A watch may wait for its first event for as long as it likes, but not for its start.
-            Ok(_) => tokio::time::timeout(limit, verbs::dispatch(self, &request))
+            Ok(_) => tokio::time::timeout(limit, self.dispatch(&request))
                 .await
                 .unwrap_or_else(|_| Err(status::timed_out())),
         };
@@ -124,6 +134,11 @@ impl ApiServer {
             answer
         });
         render(answer, self.style(request.accept, include.unwrap_or_default()))
+    }
+
+    async fn dispatch(self: &Arc<Self>, request: &Request) -> Result<Answer, Status> {
+        authorization::authorize_request(self, request).await?;
+        verbs::dispatch(self, request).await
     }
 
     fn style(&self, accept: Accept, include: IncludeObject) -> Style {
@@ -175,10 +190,12 @@ fn read(
     request: http::Request<Bytes>,
 ) -> Result<Request, Status> {
     let Resource { kind, key, subresource } = resource;
+    let accept = if protobuf::is_writable(kind) { accept } else { accept.without_protobuf()? };
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let verb = verb(request.method(), &key, &subresource, &query)?;
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let fence = text(fence::HEADER).map(Fence::parse).transpose()?;
+    let manager = manager(verb, &query, text("user-agent").unwrap_or_default())?;
     let dry_run = match query.all("dryRun").collect::<Vec<_>>().as_slice() {
         [] => false,
         ["All"] => true,
@@ -203,9 +220,29 @@ fn read(
         content_type,
         body,
         fence,
+        manager,
         dry_run,
         trace,
+        taken: std::sync::OnceLock::new(),
     })
+}
+
+/// The name under which a writer owns what it writes.
+fn manager(verb: Verb, query: &Query, agent: &str) -> Result<String, Status> {
+    let options = match verb {
+        Verb::Create => "CreateOptions",
+        Verb::Update => "UpdateOptions",
+        Verb::Patch => "PatchOptions",
+        _ => return Ok(String::new()),
+    };
+    let named = query.text("fieldManager");
+    if let Some(message) = managed_fields::check_manager(named) {
+        let reason =
+            if message.starts_with("Too long") { "FieldValueTooLong" } else { "FieldValueInvalid" };
+        let cause = Cause { reason: reason.into(), message, field: "fieldManager".into() };
+        return Err(Status::invalid("meta.k8s.io", options, "", &[cause]));
+    }
+    Ok(managed_fields::manager(named, agent))
 }
 
 fn verb(

@@ -114,7 +114,8 @@ pub(crate) fn unsupported_media_type(accepted: &str) -> Status {
 
 /// 406.
 pub(crate) fn not_acceptable() -> Status {
-    let message = "only the following media types are accepted: application/json, application/yaml";
+    let message = "only the following media types are accepted: application/json, application/yaml, \
+                   application/vnd.kubernetes.protobuf";
     Status::new(406, "NotAcceptable", message)
 }
 

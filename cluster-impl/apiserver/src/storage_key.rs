@@ -10,6 +10,10 @@ pub(crate) fn prefix(kind: &Kind) -> String {
         "services" => "services/specs",
         "endpoints" => "services/endpoints",
         "ingresses.networking.k8s.io" => "ingress",
+        "customresourcedefinitions.apiextensions.k8s.io" => {
+            "apiextensions.k8s.io/customresourcedefinitions"
+        }
+        "apiservices.apiregistration.k8s.io" => "apiregistration.k8s.io/apiservices",
         _ => kind.plural,
     };
     format!("/registry/{directory}/")

@@ -17,6 +17,7 @@ pub(crate) struct World {
     pub(crate) cluster: MemoryCluster,
     pub(crate) server: Arc<ApiServer>,
     audit: Arc<Mutex<Vec<AuditLine>>>,
+    tasks: Mutex<Vec<env::Task<()>>>,
 }
 
 impl World {
@@ -43,7 +44,8 @@ impl World {
         let config =
             Config { audit: Some(Arc::new(move |line| sink.lock().unwrap().push(line))), ..config };
         let server = ApiServer::new(env.clone(), cluster.member(0), config);
-        let world = Self { env: env.clone(), cluster, server, audit };
+        let tasks = Mutex::default();
+        let world = Self { env: env.clone(), cluster, server, audit, tasks };
         // Several members must first agree on a leader.
         env.sleep(std::time::Duration::from_secs(10)).await;
         for name in ["default", "kube-system"] {
@@ -58,6 +60,16 @@ impl World {
         std::mem::take(&mut self.audit.lock().unwrap())
     }
 
+    /// Lets a task go on for as long as the world is there.
+    pub(crate) fn keep(&self, task: env::Task<()>) {
+        self.tasks.lock().unwrap().push(task);
+    }
+
+    /// Another server over the same store.
+    pub(crate) async fn another(&self) -> Arc<ApiServer> {
+        ApiServer::new(self.env.clone(), self.cluster.member(0), Config::default())
+    }
+
     /// Sends a request as an administrator.
     pub(crate) async fn send(
         &self,
@@ -66,21 +78,41 @@ impl World {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> http::Response<Body> {
+        let user = User::new("kubernetes-admin", &["system:masters"]);
+        self.send_as(&user, (method, path), headers, body).await
+    }
+
+    async fn send_as(
+        &self,
+        user: &User,
+        (method, path): (Method, &str),
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> http::Response<Body> {
         let mut request = http::Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let user = User::new("kubernetes-admin", &["system:masters"]);
-        self.server.handle(user, request.body(body).unwrap()).await
+        self.server.handle(user.clone(), request.body(body).unwrap()).await
     }
 
     /// Sends JSON; answers the code and the body.
     pub(crate) async fn call(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
-        let content_type = match method {
-            Method::PATCH => "application/merge-patch+json",
-            _ => "application/json",
-        };
+        let content_type = content_type(&method);
         self.call_with(method, path, &[("content-type", content_type)], body).await
+    }
+
+    /// Sends JSON as somebody; answers the code and the body.
+    pub(crate) async fn call_as(
+        &self,
+        user: &User,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> (u16, Value) {
+        let content_type = content_type(&method);
+        let headers = [("content-type", content_type)];
+        self.call_as_with(user, (method, path), &headers, body).await
     }
 
     /// Sends JSON with these headers; answers the code and the body.
@@ -91,8 +123,20 @@ impl World {
         headers: &[(&str, &str)],
         body: &Value,
     ) -> (u16, Value) {
+        let user = User::new("kubernetes-admin", &["system:masters"]);
+        self.call_as_with(&user, (method, path), headers, body).await
+    }
+
+    /// Sends JSON as somebody with these headers; answers the code and the body.
+    pub(crate) async fn call_as_with(
+        &self,
+        user: &User,
+        (method, path): (Method, &str),
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> (u16, Value) {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let response = self.send(method, path, headers, body).await;
+        let response = self.send_as(user, (method, path), headers, body).await;
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
@@ -137,6 +181,13 @@ impl World {
         let response = self.send(Method::GET, path, headers, Bytes::new()).await;
         assert_eq!(response.status(), 200, "GET {path}");
         Watch { body: response.into_body(), read: Vec::new() }
+    }
+}
+
+fn content_type(method: &Method) -> &'static str {
+    match *method {
+        Method::PATCH => "application/merge-patch+json",
+        _ => "application/json",
     }
 }
 

@@ -10,6 +10,7 @@ use machinery::{Kind, Object, ObjectKey, Status};
 use serde_json::Value;
 
 use crate::Fence;
+use crate::trimmed::Trimmed;
 
 /// A request that has no answer after this long is given up; the outcome of a write is then unknown.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +27,11 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// Whether the user may not do it.
+    pub fn is_forbidden(&self) -> bool {
+        self.has_reason("Forbidden")
+    }
+
     /// Whether the object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.has_reason("NotFound")
@@ -100,13 +106,21 @@ pub struct ApiClient {
     servers: Arc<[kube::Client]>,
     current: Arc<AtomicUsize>,
     fence: Option<Fence>,
+    agent: Option<Arc<str>>,
 }
 
 impl ApiClient {
     /// A client of these servers; the first is asked first.
     pub fn new(servers: Vec<kube::Client>) -> Self {
         assert!(!servers.is_empty(), "a client needs a server");
-        Self { servers: servers.into(), current: Arc::default(), fence: None }
+        Self { servers: servers.into(), current: Arc::default(), fence: None, agent: None }
+    }
+
+    /// The same client under a name: what it writes is owned under this name.
+    #[must_use]
+    pub fn named(mut self, agent: &str) -> Self {
+        self.agent = Some(agent.into());
+        self
     }
 
     /// The same client, whose writes are refused once the fence's lease has changed hands.
@@ -146,19 +160,21 @@ impl ApiClient {
     }
 
     /// Follows all changes after `revision`, as raw watch events: `{"type": .., "object": ..}`.
+    /// With bookmarks, an idle watch gets a sign of life now and then.
     pub async fn watch(
         &self,
         kind: &Kind,
         options: &ListOptions,
         revision: &str,
+        with_bookmarks: bool,
     ) -> Result<BoxStream<'static, Result<Value, ApiError>>, ApiError> {
         let path = format!(
-            "{}?watch=true&allowWatchBookmarks=true&resourceVersion={revision}&{}",
+            "{}?watch=true&allowWatchBookmarks={with_bookmarks}&resourceVersion={revision}&{}",
             kind.path(&options.namespace, ""),
             query(options),
         );
         let at = self.current.load(Ordering::Relaxed);
-        let request = request(Method::GET, &path, "", None, None)?;
+        let request = request(Method::GET, &path, "", None, (None, self.agent.as_deref()))?;
         let server = self.servers[at % self.servers.len()].clone();
         let answer = tokio::time::timeout(REQUEST_TIMEOUT, server.request_stream(request)).await;
         let lines = match answer {
@@ -254,11 +270,12 @@ impl ApiClient {
         body: Option<&Value>,
     ) -> Result<Value, ApiError> {
         let fence = self.fence.as_ref().filter(|_| method != Method::GET);
-        let request = request(method, path, content_type, body, fence)?;
+        let agent = self.agent.as_deref();
+        let request = request(method, path, content_type, body, (fence, agent))?;
         let at = self.current.load(Ordering::Relaxed);
         let server = &self.servers[at % self.servers.len()];
-        match tokio::time::timeout(REQUEST_TIMEOUT, server.request::<Value>(request)).await {
-            Ok(Ok(value)) => Ok(value),
+        match tokio::time::timeout(REQUEST_TIMEOUT, server.request::<Trimmed>(request)).await {
+            Ok(Ok(Trimmed(value))) => Ok(value),
             Ok(Err(error)) => Err(self.failed(at, error)),
             Err(_) => Err(self.silent(at)),
         }
@@ -322,15 +339,19 @@ fn request(
     path: &str,
     content_type: &str,
     body: Option<&Value>,
-    fence: Option<&Fence>,
+    (fence, agent): (Option<&Fence>, Option<&str>),
 ) -> Result<Request<Vec<u8>>, ApiError> {
     let mut request = Request::builder().method(method).uri(path);
     if !content_type.is_empty() {
         request = request.header(http::header::CONTENT_TYPE, content_type);
     }
+    if let Some(agent) = agent {
+        request = request.header(http::header::USER_AGENT, agent);
+    }
     if let Some(fence) = fence {
         request = request.header(Fence::HEADER, fence.to_string());
     }
-    let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-    request.body(body).map_err(|error| ApiError::NoAnswer(format!("bad request: {error}")))
+    let bad = |error: &dyn std::fmt::Display| ApiError::NoAnswer(format!("bad request: {error}"));
+    let body = body.map(serde_json::to_vec).transpose().map_err(|error| bad(&error))?;
+    request.body(body.unwrap_or_default()).map_err(|error| bad(&error))
 }

@@ -3,6 +3,8 @@
 //! Invariant: a change is reported once, in order of its kind's revisions; after a relist the
 //! difference to what was known is reported as changes. Nothing is spawned: whoever awaits
 //! [`Informer::next`] drives the watches.
+//! Watches of rare kinds ask for no bookmarks, so that a watch of nothing costs nothing. Whether their
+//! connection still lives they learn from the others: when one of those hears nothing, all begin anew.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use futures::{AsyncBufRead, Stream, StreamExt};
 use machinery::{Kind, Object, ObjectKey, Status, View};
 use serde_json::Value;
 
+use crate::trimmed::Trimmed;
 use crate::{ApiClient, ApiError, ListOptions};
 
 /// The server sends bookmarks every ten seconds: a watch that is silent for longer than two of them
@@ -30,12 +33,19 @@ pub struct Watched {
     pub kind: &'static Kind,
     /// Which of its objects.
     pub options: ListOptions,
+    /// Whether there are hardly ever any. Not everything that one informer watches may be rare.
+    pub is_rare: bool,
 }
 
 impl Watched {
     /// All objects of a kind.
     pub fn all(kind: &'static Kind) -> Self {
-        Self { kind, options: ListOptions::default() }
+        Self { kind, options: ListOptions::default(), is_rare: false }
+    }
+
+    /// All objects of a kind of which there are hardly ever any.
+    pub fn rare(kind: &'static Kind) -> Self {
+        Self { is_rare: true, ..Self::all(kind) }
     }
 }
 
@@ -76,6 +86,8 @@ pub struct Informer {
 impl Informer {
     /// An informer; it does nothing until [`Informer::sync`] or [`Informer::next`] is awaited.
     pub fn new(client: ApiClient, env: Env, watched: Vec<Watched>) -> Self {
+        let (silence, heard) = tokio::sync::watch::channel(());
+        let silence = Arc::new(silence);
         let feeds = watched.iter().cloned().enumerate().map(|(index, watched)| {
             let label = format!("informer/{}", watched.kind.id);
             let feed = Feed {
@@ -84,6 +96,8 @@ impl Informer {
                 env: env.clone(),
                 watched,
                 state: State::Relist,
+                silence: silence.clone(),
+                heard: heard.clone(),
             };
             futures::stream::unfold(feed, move |mut feed| async move {
                 let told = feed.next().await;
@@ -203,6 +217,9 @@ struct Feed {
     watched: Watched,
     backoff: Backoff,
     state: State,
+    /// Where a feed says that it hears nothing, and where a rare one hears of it.
+    silence: Arc<tokio::sync::watch::Sender<()>>,
+    heard: tokio::sync::watch::Receiver<()>,
 }
 
 impl Feed {
@@ -210,22 +227,28 @@ impl Feed {
         loop {
             match &mut self.state {
                 State::Relist => {
-                    let Watched { kind, options } = &self.watched;
+                    let Watched { kind, options, .. } = &self.watched;
                     match self.client.list(kind, options).await {
                         Ok((revision, objects)) => {
                             self.state = State::Rewatch { revision };
                             return Told::Listed(objects);
                         }
                         Err(error) => {
-                            tracing::debug!(kind = kind.id, %error, "list failed");
+                            if error.is_forbidden() {
+                                // That does not pass by itself: somebody has to hear of it.
+                                tracing::warn!(kind = kind.id, %error, "list refused");
+                            } else {
+                                tracing::debug!(kind = kind.id, %error, "list failed");
+                            }
                             self.pause().await;
                         }
                     }
                 }
                 State::Rewatch { revision } => {
                     let revision = revision.clone();
-                    let Watched { kind, options } = &self.watched;
-                    match self.client.watch(kind, options, &revision).await {
+                    let Watched { kind, options, is_rare } = &self.watched;
+                    self.heard.mark_unchanged();
+                    match self.client.watch(kind, options, &revision, !is_rare).await {
                         Ok(events) => self.state = State::Watching { revision, events },
                         Err(error) => self.broken(revision, &error).await,
                     }
@@ -233,19 +256,30 @@ impl Feed {
                 State::Watching { revision, events } => {
                     let is_trusted = self.env.sabotaged(Sabotage::SilentWatchTrusted);
                     let most = if is_trusted { SILENCE_MAX * 1000 } else { SILENCE_MAX };
-                    let event = tokio::time::timeout(most, events.next()).await;
+                    let event = if self.watched.is_rare {
+                        tokio::select! {
+                            biased;
+                            event = events.next() => Some(event),
+                            _ = self.heard.changed() => None,
+                        }
+                    } else {
+                        tokio::time::timeout(most, events.next()).await.ok()
+                    };
                     let revision = std::mem::take(revision);
                     match event {
-                        Ok(Some(Ok(event))) => {
+                        Some(Some(Ok(event))) => {
                             if let Some(told) = self.event(revision, event).await {
                                 return told;
                             }
                         }
-                        Ok(Some(Err(error))) => self.broken(revision, &error).await,
+                        Some(Some(Err(error))) => self.broken(revision, &error).await,
                         // The server ends every watch after a while: that is no failure.
-                        Ok(None) => self.state = State::Rewatch { revision },
-                        Err(_) => {
-                            self.client.give_up_current();
+                        Some(None) => self.state = State::Rewatch { revision },
+                        None => {
+                            if !self.watched.is_rare {
+                                self.client.give_up_current();
+                                self.silence.send_replace(());
+                            }
                             self.state = State::Rewatch { revision };
                         }
                     }
@@ -295,18 +329,20 @@ pub(crate) fn split_events(
     Box::pin(body).lines().map(|line| {
         let line = line.map_err(|error| ApiError::NoAnswer(format!("watch broken: {error}")))?;
         serde_json::from_str(&line)
+            .map(|Trimmed(event)| event)
             .map_err(|error| ApiError::NoAnswer(format!("watch sent no JSON: {error}")))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::sync::Mutex;
 
     use env::{SimMachine, Timestamp};
     use http::{Request, Response};
-    use http_body_util::Full;
-    use machinery::kinds::CONFIG_MAP;
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use machinery::kinds::{CONFIG_MAP, SECRET};
     use serde_json::json;
 
     use super::*;
@@ -324,9 +360,7 @@ mod tests {
                     return std::future::pending().await;
                 };
                 let body = Full::new(bytes::Bytes::from(body));
-                Ok::<_, std::convert::Infallible>(
-                    Response::builder().status(code).body(body).unwrap(),
-                )
+                Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
             }
         });
         (ApiClient::new(vec![kube::Client::new(service, "default")]), asked)
@@ -392,5 +426,37 @@ mod tests {
             }
         }
         assert_eq!(seen, ["a 3->6"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rare_kind_costs_nothing_and_hears_of_silence_from_the_others() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let notes = asked.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let uri = request.uri().to_string();
+            // A watch begins and is silent for ever.
+            let body = if uri.contains("watch=true") {
+                BodyExt::boxed(StreamBody::new(futures::stream::pending()))
+            } else {
+                Full::new(bytes::Bytes::from(list(5, &[]).1)).boxed()
+            };
+            notes.lock().unwrap().push(uri);
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let client = ApiClient::new(vec![kube::Client::new(service, "default")]);
+        let watched = vec![Watched::all(&CONFIG_MAP), Watched::rare(&SECRET)];
+        let mut informer = Informer::new(client, env(), watched);
+        informer.sync().await;
+        let watches = |kind: &str, bookmarks: bool| {
+            let (path, bookmarks) = (format!("/{kind}?watch"), format!("Bookmarks={bookmarks}"));
+            let asked = asked.lock().unwrap();
+            asked.iter().filter(|uri| uri.contains(&path) && uri.contains(&bookmarks)).count()
+        };
+        for rounds in 1..4 {
+            let quiet = tokio::time::timeout(SILENCE_MAX, informer.next()).await;
+            assert!(quiet.is_err(), "nothing is told");
+            assert_eq!(watches("configmaps", true), rounds);
+            assert_eq!(watches("secrets", false), rounds);
+        }
     }
 }

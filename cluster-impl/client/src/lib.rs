@@ -7,6 +7,7 @@ mod api;
 mod elector;
 mod events;
 mod informer;
+mod trimmed;
 
 pub use api::{ApiClient, ApiError, DeleteOptions, ListOptions, PatchKind};
 pub use elector::{Elector, ElectorConfig, Fence};

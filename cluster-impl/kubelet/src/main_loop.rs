@@ -81,8 +81,11 @@ fn watched(cx: &Shared) -> Vec<Watched> {
         None => format!("metadata.name={name}"),
     };
     vec![
-        Watched { kind: &POD, options: pods },
-        Watched { kind: &NODE, options: ListOptions { fields, ..ListOptions::default() } },
+        Watched { options: pods, ..Watched::all(&POD) },
+        Watched {
+            options: ListOptions { fields, ..ListOptions::default() },
+            ..Watched::all(&NODE)
+        },
     ]
 }
 

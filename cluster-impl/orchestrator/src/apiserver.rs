@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use apiserver::{ApiServer, AuditLine};
+use apiserver::{ApiServer, AuditLine, AuthorizationMode};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
@@ -47,6 +47,12 @@ pub struct Args {
     /// Its key.
     #[arg(long)]
     tls_private_key_file: PathBuf,
+    /// Where Services get their addresses from.
+    #[arg(long, default_value = "10.96.0.0/12")]
+    service_cluster_ip_range: String,
+    /// Who decides whether a request is allowed, in this order: AlwaysAllow, Node, RBAC.
+    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
+    authorization_mode: Vec<AuthorizationMode>,
     /// Where a line for every write goes; nowhere if absent.
     #[arg(long)]
     audit_log_path: Option<PathBuf>,
@@ -65,6 +71,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut config = apiserver::Config::new(&args.common.node);
     config.not_ready_toleration_s = args.default_not_ready_toleration_seconds;
     config.unreachable_toleration_s = args.default_unreachable_toleration_seconds;
+    config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
+    config.authorization_modes = args.authorization_mode.clone();
     if let Some(path) = &args.audit_log_path {
         config.audit = Some(audit_log(path)?);
     }

@@ -8,6 +8,9 @@ use crate::elected::Elected;
 use crate::process::duration;
 use crate::{health, kubeconfig};
 
+/// What it writes is owned under this name.
+const AGENT: &str = "kube-controller-manager";
+
 /// The flags, with upstream's names and defaults.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -30,7 +33,7 @@ pub struct Args {
 /// Runs until leadership is lost; the process then ends, and its supervisor starts it anew.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let env = args.elected.common.env();
-    let client = kubeconfig::client(&args.elected.kubeconfig).await?;
+    let client = kubeconfig::client(&args.elected.kubeconfig).await?.named(AGENT);
     let elector = args.elected.elector("kube-controller-manager", &env);
     let mut config = controllers::Config::new(&elector.identity);
     config.elector = elector;

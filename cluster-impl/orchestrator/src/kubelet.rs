@@ -11,6 +11,9 @@ use kubelet::runtimes::cri::{CriConfig, CriRuntime, ImageSource};
 use crate::process::Common;
 use crate::{health, kubeconfig};
 
+/// What it writes is owned under this name.
+const AGENT: &str = "kubelet";
+
 /// The flags, with upstream's names.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -65,7 +68,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let common = Common { node: args.hostname_override.clone(), sabotages: args.sabotages };
     let env = common.env();
-    let client = kubeconfig::client(&args.kubeconfig).await?;
+    let client = kubeconfig::client(&args.kubeconfig).await?.named(AGENT);
     let socket = args.container_runtime_endpoint.trim_start_matches("unix://");
     let mut cri = CriConfig::new(socket);
     cri.images = if args.registry { ImageSource::Registry } else { ImageSource::Imported };

@@ -2,13 +2,14 @@
 
 mod default_toleration_seconds;
 mod namespace_lifecycle;
+pub(crate) mod node_restriction;
 mod priority;
 mod service_account;
 
 use machinery::{Kind, Object, ObjectKey, Status};
 
 use crate::codec::Stored;
-use crate::config::Config;
+use crate::config::{Config, User};
 use crate::server::ApiServer;
 use crate::verbs::create::read_namespace;
 
@@ -16,12 +17,13 @@ use crate::verbs::create::read_namespace;
 pub(crate) static ALL: &[Plugin] = &[
     default_toleration_seconds::PLUGIN,
     namespace_lifecycle::PLUGIN,
+    node_restriction::PLUGIN,
     priority::PLUGIN,
     service_account::PLUGIN,
 ];
 
 /// How many stages there are; [`ALL`] holds one plugin for each.
-const STAGES: u8 = 4;
+const STAGES: u8 = 5;
 
 /// One admission plugin.
 pub(crate) struct Plugin {
@@ -51,6 +53,10 @@ pub(crate) struct Review<'r> {
     pub(crate) object: Option<&'r mut Object>,
     /// The object's namespace, when one is created in it; `None` if it does not exist.
     pub(crate) namespace: Option<&'r Namespace>,
+    /// What is there, if something is replaced.
+    pub(crate) old: Option<&'r Object>,
+    /// Who asks.
+    pub(crate) user: &'r User,
     pub(crate) config: &'r Config,
 }
 
@@ -118,6 +124,8 @@ pub(crate) mod tests {
             key: &key,
             object: Some(object),
             namespace: Some(&namespace),
+            old: None,
+            user: &User::new("jane", &[]),
             config: &Config::default(),
         })
     }

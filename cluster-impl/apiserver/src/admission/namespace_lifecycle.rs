@@ -52,7 +52,7 @@ mod tests {
 
     use super::super::Namespace;
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, User};
 
     fn code(
         operation: Operation,
@@ -70,6 +70,8 @@ mod tests {
             key: &key,
             object: None,
             namespace: namespace.as_ref(),
+            old: None,
+            user: &User::new("jane", &[]),
             config: &Config::default(),
         });
         result.map_or_else(|status| status.code, |()| 200)

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use storage::{KeyRange, RangeRequest};
 
 use crate::answer::{Answer, Content};
+use crate::config::AuthorizationMode;
 use crate::server::ApiServer;
 
 /// A store that takes longer than this counts as unreachable; upstream's timeout.
@@ -27,6 +28,9 @@ pub(crate) async fn answer(
     if probe == "readyz" {
         let is_started = server.is_bootstrapped.load(Ordering::Relaxed);
         checks.push(("poststarthook/start-system-namespaces-controller", is_started));
+        let modes = &server.config.authorization_modes;
+        let has_roles = !modes.contains(&AuthorizationMode::Rbac) || server.authorizer.is_ready();
+        checks.push(("poststarthook/rbac/bootstrap-roles", has_roles));
         checks.push(("shutdown", !*server.closing.borrow()));
     }
     if !only.is_empty() {

@@ -1,7 +1,7 @@
-//! OpenAPI v3: which fields there are, for `kubectl explain` and for validation on the client's side.
+//! OpenAPI v2 and v3: which fields there are, for `kubectl explain` and for validation on the client's side.
 
 use http::header;
-use machinery::{Status, openapi};
+use machinery::{Status, openapi, openapi_v2};
 
 use crate::accept::media_type;
 use crate::answer::Answer;
@@ -15,13 +15,25 @@ pub(crate) fn index(if_none_match: &str) -> Result<Answer, Status> {
     Ok(tagged(JSON, &openapi::index(), if_none_match))
 }
 
+/// `/openapi/v2`: all of it. There is no protobuf form.
+pub(crate) fn second(accept: &str, if_none_match: &str) -> Result<Answer, Status> {
+    check(accept)?;
+    let document = openapi_v2::document();
+    Ok(tagged_bytes(JSON, document.body.clone(), &document.hash, if_none_match))
+}
+
+fn check(accept: &str) -> Result<(), Status> {
+    let serves = |clause: &str| matches!(media_type(clause), JSON | "application/*" | "*/*");
+    if accept.trim().is_empty() || accept.split(',').any(serves) {
+        return Ok(());
+    }
+    Err(status::not_acceptable())
+}
+
 /// One document. The hash is part of its URL, so that a client may keep it for ever.
 pub(crate) fn document(path: &str, accept: &str, if_none_match: &str) -> Result<Answer, Status> {
     let document = openapi::document(path).ok_or_else(status::no_such_path)?;
-    let serves = |clause: &str| matches!(media_type(clause), JSON | "application/*" | "*/*");
-    if !accept.trim().is_empty() && !accept.split(',').any(serves) {
-        return Err(status::not_acceptable());
-    }
+    check(accept)?;
     let mut answer = tagged_bytes(JSON, document.body.clone(), &document.hash, if_none_match);
     answer.headers.push((header::CACHE_CONTROL, "public, immutable".to_owned()));
     Ok(answer)

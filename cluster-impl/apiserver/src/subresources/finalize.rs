@@ -9,6 +9,7 @@ use crate::answer::{Answer, Content};
 use crate::commit;
 use crate::request::Request;
 use crate::server::ApiServer;
+use crate::verbs::create::Owners;
 use crate::verbs::update;
 use crate::{decode, status};
 
@@ -27,7 +28,7 @@ pub(crate) async fn update(server: &ApiServer, request: &Request) -> Result<Answ
         update::check_preconditions(request.kind, old, &body)?;
         let mut new = (**old).clone();
         new.set("/spec/finalizers", json!(body.list("/spec/finalizers")));
-        update::replace(server, request, old, new)
+        update::replace(server, request, old, new, Owners::Noted)
     };
     let written = commit::change(server, request, &request.key, &mut decide);
     Ok(Answer::new(200, Content::Object(request.kind, written.await?.stored)))

@@ -3,6 +3,7 @@
 mod binding;
 mod eviction;
 mod finalize;
+mod pod_parts;
 mod scale;
 
 use machinery::Status;
@@ -18,6 +19,12 @@ pub(crate) async fn dispatch(server: &ApiServer, request: &Request) -> Result<An
     match (request.subresource.as_str(), request.verb) {
         ("binding", Verb::Create) if kind.id == "pods" => binding::create(server, request).await,
         ("eviction", Verb::Create) if kind.id == "pods" => eviction::create(server, request).await,
+        ("ephemeralcontainers", _) if kind.id == "pods" => {
+            pod_parts::serve(server, request, &pod_parts::EPHEMERAL_CONTAINERS).await
+        }
+        ("resize", _) if kind.id == "pods" => {
+            pod_parts::serve(server, request, &pod_parts::RESIZE).await
+        }
         ("finalize", Verb::Update) if kind.id == "namespaces" => {
             finalize::update(server, request).await
         }
@@ -177,5 +184,59 @@ mod tests {
         for path in [format!("{PODS}/a/scale"), format!("{PODS}/a/frob")] {
             assert_eq!(world.call(Method::GET, &path, &Value::Null).await.0, 404);
         }
+    }
+    #[tokio::test(start_paused = true)]
+    async fn every_kind_of_set_has_a_scale() {
+        let world = World::new().await;
+        let template = deployment("web")["spec"]["template"].clone();
+        for (api, kind, plural, selector) in [
+            ("api/v1", "ReplicationController", "replicationcontrollers", json!({"app": "web"})),
+            ("apis/apps/v1", "StatefulSet", "statefulsets", json!({"matchLabels": {"app": "web"}})),
+        ] {
+            let path = format!("/{api}/namespaces/default/{plural}");
+            let version = api.split_once('/').unwrap().1;
+            let body = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "web"},
+                "spec": {"replicas": 2, "selector": selector, "template": template}});
+            world.create(&path, body).await;
+            let scale = format!("{path}/web/scale");
+            assert_eq!(world.get(&scale).await["status"]["selector"], "app=web", "{kind}");
+            world.patch(&scale, json!({"spec": {"replicas": 5}})).await;
+            let after = world.get(&format!("{path}/web")).await;
+            assert_eq!(after["spec"]["replicas"], 5);
+            assert_eq!(after["metadata"]["generation"], 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_is_made_from_a_cron_job() {
+        let world = World::new().await;
+        let jobs = "/apis/batch/v1/namespaces/default/jobs";
+        let crons = "/apis/batch/v1/namespaces/default/cronjobs";
+        let cron = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "report"},
+            "spec": {"schedule": "@daily", "jobTemplate": {"metadata": {"labels": {"a": "b"}},
+                "spec": {"template": {"spec": {"restartPolicy": "OnFailure",
+                    "containers": [{"name": "main", "image": "web:1"}]}}}}}});
+        let cron = world.create(crons, cron).await;
+        // What `kubectl create job now --from=cronjob/report` sends.
+        let template = &cron["spec"]["jobTemplate"];
+        let job = json!({"apiVersion": "batch/v1", "kind": "Job",
+            "metadata": {"name": "now", "labels": template["metadata"]["labels"],
+                "annotations": {"cronjob.kubernetes.io/instantiate": "manual"},
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob",
+                    "name": "report", "uid": cron["metadata"]["uid"], "controller": true}]},
+            "spec": template["spec"]});
+        let job = world.create(jobs, job).await;
+        let uid = &job["metadata"]["uid"];
+        let selected = &job["spec"]["selector"]["matchLabels"];
+        assert_eq!(selected["batch.kubernetes.io/controller-uid"], *uid);
+        assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "now");
+        assert_eq!(job["status"], json!({}));
+        // A Job that is deleted without a word of its pods leaves them alone, as upstream.
+        let mut held = job.clone();
+        held["metadata"]["finalizers"] = json!(["a.b/c"]);
+        world.update(&format!("{jobs}/now"), &held).await;
+        world.delete(&format!("{jobs}/now")).await;
+        let going = world.get(&format!("{jobs}/now")).await;
+        assert_eq!(going["metadata"]["finalizers"], json!(["a.b/c", "orphan"]));
     }
 }

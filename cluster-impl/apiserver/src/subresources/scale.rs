@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use machinery::kinds::REPLICATION_CONTROLLER;
+use machinery::managed_fields::Apply;
 use machinery::patch::PatchType;
 use machinery::{Cause, LabelSelector, Object, Status, patch as patches};
 use serde_json::{Value, json};
@@ -11,6 +13,8 @@ use crate::codec::Stored;
 use crate::commit::{self, Decision};
 use crate::request::Request;
 use crate::server::ApiServer;
+use crate::verbs::create::Owners;
+use crate::verbs::patch::Form;
 use crate::verbs::{patch as patch_verb, update as update_verb};
 use crate::{decode, status};
 
@@ -32,8 +36,12 @@ pub(crate) async fn update(server: &ApiServer, request: &Request) -> Result<Answ
 /// Patches the scale.
 pub(crate) async fn patch(server: &ApiServer, request: &Request) -> Result<Answer, Status> {
     let patch = patch_verb::read(server, request)?;
+    let form = match patch.form {
+        Form::Changes(form) => form,
+        Form::Apply(force) => return apply(server, request, &patch.body, force).await,
+    };
     write(server, request, &|scale| {
-        let patched = match patch.form {
+        let patched = match form {
             PatchType::Json => patches::json(scale, &patch.body)?,
             // A Scale holds no list, so both kinds of merge come to the same.
             PatchType::Merge | PatchType::Strategic => patches::merge(scale, &patch.body)?,
@@ -41,6 +49,37 @@ pub(crate) async fn patch(server: &ApiServer, request: &Request) -> Result<Answe
         Ok(Object(patched))
     })
     .await
+}
+
+/// Applies a scale: the number of replicas is its manager's from then on.
+async fn apply(
+    server: &ApiServer,
+    request: &Request,
+    config: &Value,
+    force: bool,
+) -> Result<Answer, Status> {
+    let (kind, key) = (request.kind, &request.key);
+    let wanted = Object(config.clone());
+    if wanted.kind() != "Scale" || wanted.api_version() != API_VERSION {
+        let found = (wanted.api_version(), wanted.kind());
+        let why = format!("invalid object type: {}, Kind={}", found.0, found.1);
+        return Err(Status::bad_request(why));
+    }
+    let mut config = json!({
+        "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": key.name}, "spec": {},
+    });
+    if wanted.get("/spec/replicas").is_some() {
+        config["spec"]["replicas"] = replicas(&wanted)?.into();
+    }
+    let mut decide = |old: Option<&Arc<Object>>| {
+        let Some(old) = old else { return Err(status::not_found(kind, key)) };
+        update_verb::check_preconditions(kind, old, &wanted)?;
+        let apply = Apply { config: &config, force };
+        let new = patch_verb::merged(server, request, Some(old), apply)?;
+        update_verb::replace(server, request, old, new, Owners::Given)
+    };
+    let written = commit::change(server, request, key, &mut decide).await?;
+    Ok(Answer::value(scale(&written.stored.object()?)))
 }
 
 async fn write(
@@ -55,7 +94,7 @@ async fn write(
         update_verb::check_preconditions(request.kind, old, &wanted)?;
         let mut new = (**old).clone();
         new.set("/spec/replicas", replicas(&wanted)?);
-        update_verb::replace(server, request, old, new)
+        update_verb::replace(server, request, old, new, Owners::Noted)
             .map(|decision| if is_same(old, &decision) { Decision::Keep } else { decision })
     };
     let written = commit::change(server, request, key, &mut decide);
@@ -99,7 +138,15 @@ fn scale(object: &Object) -> Value {
         "spec": {"replicas": object.integer("/spec/replicas").unwrap_or_default()},
         "status": {"replicas": object.integer("/status/replicas").unwrap_or_default()},
     });
-    if let Ok(selector) = LabelSelector::from_value(object.get("/spec/selector")) {
+    if object.kind() == REPLICATION_CONTROLLER.kind {
+        // Its selector is a map of labels.
+        let labels = object.map("/spec/selector").into_iter().flatten();
+        let mut labels: Vec<String> = labels
+            .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+            .collect();
+        labels.sort();
+        scale["status"]["selector"] = labels.join(",").into();
+    } else if let Ok(selector) = LabelSelector::from_value(object.get("/spec/selector")) {
         scale["status"]["selector"] = selector.to_string().into();
     }
     scale

@@ -1,16 +1,18 @@
 //! create: a new object, under a name that nobody has.
 
-use machinery::kinds::NAMESPACE;
-use machinery::{Kind, Object, ObjectKey, Status};
+use machinery::conditions::seconds;
+use machinery::kinds::{NAMESPACE, SERVICE};
+use machinery::{Kind, Object, ObjectKey, Status, managed_fields, versions};
 use storage::{KeyRange, RangeRequest};
 
 use crate::admission::{self, Operation, Review};
 use crate::answer::{Answer, Content};
+use crate::authorization::escalation;
 use crate::codec::{Stored, encode};
 use crate::commit::{self, Attempt, Tried, Written};
 use crate::request::Request;
 use crate::server::ApiServer;
-use crate::{decode, fence, meta, status, storage_key};
+use crate::{allocation, decode, meta, signing, status, storage_key};
 
 /// How often a taken name is generated anew, as upstream.
 const NAMES_MAX: usize = 8;
@@ -23,8 +25,17 @@ const GENERATE_NAME_MAX: usize = 63 - SUFFIX_LETTERS;
 /// Creates what the body holds.
 pub(crate) async fn create(server: &ApiServer, request: &Request) -> Result<Answer, Status> {
     let object = decode::object(&server.config, request)?;
-    let written = create_object(server, request, object).await?;
+    let written = create_object(server, request, object, Owners::Noted).await?;
     Ok(Answer::new(201, Content::Object(request.kind, written.stored)))
+}
+
+/// Who owns the fields of an object that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owners {
+    /// The writer owns what it changes.
+    Noted,
+    /// They stand in the object already.
+    Given,
 }
 
 /// Creates an object.
@@ -32,6 +43,7 @@ pub(crate) async fn create_object(
     server: &ApiServer,
     request: &Request,
     mut object: Object,
+    owners: Owners,
 ) -> Result<Written, Status> {
     let kind = request.kind;
     check_namespace(kind, &request.key, &mut object)?;
@@ -48,7 +60,7 @@ pub(crate) async fn create_object(
             object.set("/metadata/name", generate_name(server, &prefix));
         }
         request.trace_key(&object.key());
-        match try_name(server, request, &object).await {
+        match try_name(server, request, &object, owners).await {
             Err(taken) if is_generated && taken.reason == "AlreadyExists" => {}
             result => return result,
         }
@@ -60,6 +72,7 @@ async fn try_name(
     server: &ApiServer,
     request: &Request,
     object: &Object,
+    owners: Owners,
 ) -> Result<Written, Status> {
     let kind = request.kind;
     let key = object.key();
@@ -70,6 +83,15 @@ async fn try_name(
         };
         let mut object = object.clone();
         (kind.default)(&mut object);
+        if owners == Owners::Noted {
+            let time = seconds(server.env.now());
+            managed_fields::update(
+                versions::stored(kind),
+                request.writer(&time),
+                None,
+                &mut object,
+            );
+        }
         admission::admit(Review {
             operation: Operation::Create,
             kind,
@@ -77,13 +99,22 @@ async fn try_name(
             key: &key,
             object: Some(&mut object),
             namespace: namespace.as_ref(),
+            old: None,
+            user: &request.user,
             config: &server.config,
         })?;
         (kind.prepare_create)(&mut object);
+        signing::stamp(&request.user, kind, &mut object);
+        if kind.id == SERVICE.id {
+            let taken = allocation::taken(server).await?;
+            let range = &server.config.service_cluster_ip_range;
+            allocation::assign(&server.env, range, &taken, &mut object, None)?;
+        }
         let causes = (kind.validate)(&object, None);
         if !causes.is_empty() {
             return Err(Status::invalid(kind.group, kind.kind, object.name(), &causes));
         }
+        escalation::check(server, &request.user, kind, &object, None)?;
         let value = encode(&object);
         if request.is_dry_run() {
             return match commit::read(server, request, &key).await? {
@@ -92,9 +123,9 @@ async fn try_name(
             };
         }
         let guard = namespace.map(|namespace| (namespace.key, namespace.revision));
-        let along = fence::handover(kind, &key, None, Some(&object));
         let put = Some(value.clone());
-        let attempt = Attempt { key: &key, expected: 0, put, guard, along };
+        let change = (None, Some(&object));
+        let attempt = Attempt { key: &key, expected: 0, put, guard, change };
         match commit::attempt(server, request, attempt).await? {
             Tried::Done(revision) => {
                 commit::remember(server, request, &key, object, revision);
@@ -164,7 +195,9 @@ mod tests {
         assert_eq!(text(&metadata["namespace"]), "default");
         assert!(text(&metadata["creationTimestamp"]).starts_with("2026-01-01T00:00:1"));
         assert_eq!(metadata.get("deletionTimestamp"), None);
-        assert_eq!(metadata.get("managedFields"), None);
+        let owner = &metadata["managedFields"][0];
+        assert_eq!((text(&owner["manager"]), text(&owner["operation"])), ("unknown", "Update"));
+        assert_eq!(owner["fieldsV1"], json!({"f:data": {".": {}, "f:key": {}}}));
         assert_eq!(world.get(&format!("{MAPS}/a")).await, created);
     }
 

@@ -10,7 +10,7 @@ use machinery::conditions::seconds;
 use machinery::{Kind, Object, ObjectKey, Status, pod};
 use serde_json::{Value, json};
 
-use crate::admission::{self, Operation, Review};
+use crate::admission::{self, Operation, Review, node_restriction};
 use crate::answer::{Answer, Content};
 use crate::commit::{self, Decision, Written};
 use crate::config::Config;
@@ -21,7 +21,17 @@ use crate::{decode, meta, status};
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 /// Kinds whose last state is the answer to their deletion; others answer with a `Status`.
-const RETURNED: [&str; 2] = ["pods", "serviceaccounts"];
+const RETURNED: [&str; 6] = [
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+];
+
+/// Kinds whose dependents stay if nobody says otherwise: they are older than garbage collection.
+const ORPHANED: [&str; 2] = ["jobs.batch", "replicationcontrollers"];
 
 /// How to delete.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,12 +86,15 @@ pub(crate) async fn delete_object(
         key,
         object: None,
         namespace: None,
+        old: None,
+        user: &request.user,
         config: &server.config,
     })?;
     let now = server.env.now();
     commit::change(server, request, key, &mut |old: Option<&Arc<Object>>| {
         let Some(old) = old else { return Err(status::not_found(kind, key)) };
         check_preconditions(kind, old, options)?;
+        node_restriction::check_delete(&request.user, kind, old)?;
         let (mut old, mut options) = (old.clone(), options.clone());
         if server.env.sabotaged(Sabotage::FinalizersIgnored) {
             Arc::make_mut(&mut old).remove("/metadata/finalizers");
@@ -176,7 +189,12 @@ impl Propagation {
     }
 }
 
-fn check_preconditions(kind: &Kind, old: &Object, options: &Options) -> Result<(), Status> {
+/// Refuses a delete that was meant for another object or for another state of it.
+pub(crate) fn check_preconditions(
+    kind: &Kind,
+    old: &Object,
+    options: &Options,
+) -> Result<(), Status> {
     for (name, wanted, found) in [
         ("UID", &options.uid, old.uid()),
         ("ResourceVersion", &options.resource_version, old.resource_version()),
@@ -229,7 +247,7 @@ pub(crate) fn decide(kind: &Kind, old: &Object, options: &Options, now: Timestam
         }
         Grace::None => false,
     };
-    set_finalizers(&mut new, options);
+    set_finalizers(kind, &mut new, options);
     let is_held = meta::finalizers(&new).next().is_some();
     if is_held && !new.is_terminating() {
         mark(&mut new, now, 0);
@@ -282,11 +300,11 @@ fn mark(object: &mut Object, at: Timestamp, grace_s: i64) {
 }
 
 /// The garbage collector's finalizers, as the propagation policy wants them.
-fn set_finalizers(object: &mut Object, options: &Options) {
+fn set_finalizers(kind: &Kind, object: &mut Object, options: &Options) {
     let has = |name: &str| meta::finalizers(object).any(|known| known == name);
     let is_orphan = match options.propagation {
         Some(policy) => policy == Propagation::Orphan,
-        None => has(ORPHAN),
+        None => has(ORPHAN) || ORPHANED.contains(&kind.id) && !has(FOREGROUND),
     };
     let is_foreground = match options.propagation {
         Some(policy) => policy == Propagation::Foreground,

@@ -13,11 +13,12 @@ pub(crate) mod watch;
 use std::sync::Arc;
 
 use machinery::Status;
+use machinery::kinds::{CERTIFICATE_SIGNING_REQUEST, SERVICE};
 
 use crate::answer::Answer;
 use crate::request::{Request, Verb};
 use crate::server::ApiServer;
-use crate::{status, subresources};
+use crate::{allocation, status, subresources};
 
 /// Does what a request asks for.
 pub(crate) async fn dispatch(server: &Arc<ApiServer>, request: &Request) -> Result<Answer, Status> {
@@ -28,7 +29,13 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, request: &Request) -> Resu
         "" => {}
         // The status is part of the object; it differs only in what a write may touch.
         "status" if request.kind.has_status => {}
+        // So is the approval.
+        "approval" if request.kind.id == CERTIFICATE_SIGNING_REQUEST.id => {}
         _ => return subresources::dispatch(server, request).await,
+    }
+    if request.kind.id == SERVICE.id && [Verb::Update, Verb::Patch].contains(&request.verb) {
+        let taken = allocation::taken(server).await?;
+        request.taken.get_or_init(|| taken);
     }
     match request.verb {
         Verb::Get => get::get(server, request).await,

@@ -1,53 +1,120 @@
-//! patch: part of an object changed, by merge, strategic merge or JSON patch.
-//!
-//! Server-side apply (`application/apply-patch+yaml`) is not served: 415.
+//! patch: part of an object changed, by merge, strategic merge or JSON patch; or applied by who owns it.
 
 use std::sync::Arc;
 
-use machinery::patch::{PatchType, apply};
-use machinery::{Object, Status};
+use machinery::conditions::seconds;
+use machinery::managed_fields::{self, Apply};
+use machinery::patch::{self as patches, PatchType};
+use machinery::{Cause, Object, Status, fields, versions};
 use serde_json::Value;
 
+use crate::accept::media_type;
 use crate::answer::{Answer, Content};
 use crate::commit::{self, Written};
 use crate::request::Request;
 use crate::server::ApiServer;
+use crate::verbs::create::{self, Owners};
 use crate::verbs::update;
 use crate::{decode, status};
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
-                        application/strategic-merge-patch+json";
+                        application/strategic-merge-patch+json, application/apply-patch+yaml";
+/// The media type of what a manager applies.
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+
+/// How often an apply finds an object gone that was there, or there that was gone.
+const TURNS_MAX: usize = 5;
 
 /// A patch as it was sent.
 pub(crate) struct Patch {
-    pub(crate) form: PatchType,
+    pub(crate) form: Form,
     pub(crate) body: Value,
+}
+
+/// What a patch says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// What to change.
+    Changes(PatchType),
+    /// What its manager wants; whether it takes what others own.
+    Apply(bool),
 }
 
 /// Patches an object or its status.
 pub(crate) async fn patch(server: &ApiServer, request: &Request) -> Result<Answer, Status> {
     let patch = read(server, request)?;
-    let written = patch_object(server, request, &patch).await?;
-    Ok(Answer::new(200, Content::Object(request.kind, written.stored)))
+    let written = match patch.form {
+        Form::Changes(form) => change(server, request, form, &patch.body).await?,
+        Form::Apply(force) => apply(server, request, &patch.body, force).await?,
+    };
+    let code = if written.is_created { 201 } else { 200 };
+    Ok(Answer::new(code, Content::Object(request.kind, written.stored)))
 }
 
 /// Reads the patch from the body.
 pub(crate) fn read(server: &ApiServer, request: &Request) -> Result<Patch, Status> {
+    let force = request.query.optional_flag("force")?;
+    if media_type(&request.content_type) == APPLY {
+        if request.query.text("fieldManager").is_empty() {
+            return Err(refused(
+                "FieldValueRequired",
+                "Required value: is required for apply patch",
+                "fieldManager",
+            ));
+        }
+        let body = match duplicates(request)? {
+            Some(body) => body,
+            None => decode::value(&server.config, "application/yaml", &request.body)
+                .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?,
+        };
+        if !body.is_object() {
+            return Err(Status::bad_request("error decoding YAML: the body must be an object"));
+        }
+        return Ok(Patch { form: Form::Apply(force.unwrap_or_default()), body });
+    }
     let form = PatchType::from_media_type(&request.content_type)
         .ok_or_else(|| status::unsupported_media_type(ACCEPTED))?;
+    if force.is_some() {
+        let why = "Forbidden: may not be specified for non-apply patch";
+        return Err(refused("FieldValueForbidden", why, "force"));
+    }
     let body = decode::value(&server.config, "application/json", &request.body)?;
-    Ok(Patch { form, body })
+    Ok(Patch { form: Form::Changes(form), body })
 }
 
-async fn patch_object(
+/// The body, if it is JSON whose duplicates the client wants to know of.
+fn duplicates(request: &Request) -> Result<Option<Value>, Status> {
+    let validation = fields::FieldValidation::from_query(request.query.text("fieldValidation"))?;
+    let Ok((body, found)) = fields::parse(&request.body) else { return Ok(None) };
+    if validation == fields::FieldValidation::Strict && !found.is_empty() {
+        let found = found.join(", ");
+        return Err(Status::bad_request(format!("strict decoding error: {found}")));
+    }
+    if validation == fields::FieldValidation::Warn {
+        request.warn(found);
+    }
+    Ok(Some(body))
+}
+
+fn refused(reason: &str, message: &str, field: &str) -> Status {
+    let cause = Cause { reason: reason.into(), message: message.into(), field: field.into() };
+    Status::invalid("meta.k8s.io", "PatchOptions", "", &[cause])
+}
+
+async fn change(
     server: &ApiServer,
     request: &Request,
-    patch: &Patch,
+    form: PatchType,
+    body: &Value,
 ) -> Result<Written, Status> {
     let kind = request.kind;
     commit::change(server, request, &request.key, &mut |old: Option<&Arc<Object>>| {
         let Some(old) = old else { return Err(status::not_found(kind, &request.key)) };
-        let new = apply(kind, old, patch.form, &patch.body)?;
+        let mut served = None;
+        if versions::of(kind).is_some() {
+            versions::from_stored(kind, served.insert((**old).clone()));
+        }
+        let new = patches::apply(kind, served.as_ref().unwrap_or(old), form, body)?;
         if new.kind() != kind.kind || new.api_version() != kind.api_version() {
             return Err(Status::bad_request("a patch cannot change apiVersion or kind"));
         }
@@ -56,9 +123,72 @@ async fn patch_object(
         if !new.resource_version().is_empty() {
             update::check_preconditions(kind, old, &new)?;
         }
-        update::replace(server, request, old, new)
+        update::replace(server, request, old, new, Owners::Noted)
     })
     .await
+}
+
+/// Applies what a manager wants; what is not there is created.
+async fn apply(
+    server: &ApiServer,
+    request: &Request,
+    config: &Value,
+    force: bool,
+) -> Result<Written, Status> {
+    let kind = request.kind;
+    for _ in 0..TURNS_MAX {
+        let mut decide = |old: Option<&Arc<Object>>| {
+            let Some(old) = old else { return Err(status::not_found(kind, &request.key)) };
+            let new = merged(server, request, Some(old), Apply { config, force })?;
+            update::check_preconditions(kind, old, &new)?;
+            update::replace(server, request, old, new, Owners::Given)
+        };
+        match commit::change(server, request, &request.key, &mut decide).await {
+            Err(missing) if missing.code == 404 && request.subresource.is_empty() => {}
+            changed => return changed,
+        }
+        let new = merged(server, request, None, Apply { config, force })?;
+        if !new.uid().is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                new.uid()
+            );
+            return Err(status::conflict(kind, &request.key, &why));
+        }
+        match create::create_object(server, request, new, Owners::Given).await {
+            Err(taken) if taken.reason == "AlreadyExists" => {}
+            created => return created,
+        }
+    }
+    Err(status::stale(kind, &request.key))
+}
+
+/// The object that an apply makes, as its kind's struct would hold it.
+pub(crate) fn merged(
+    server: &ApiServer,
+    request: &Request,
+    old: Option<&Object>,
+    wanted: Apply<'_>,
+) -> Result<Object, Status> {
+    let time = seconds(server.env.now());
+    // Owners are told of the stored form, whatever version is asked for.
+    let kind = versions::stored(request.kind);
+    let mut config = Object(wanted.config.clone());
+    versions::to_stored(request.kind, &mut config).map_err(Status::bad_request)?;
+    let wanted = Apply { config: &config.0, ..wanted };
+    let mut new = managed_fields::apply(kind, request.writer(&time), old, wanted)?;
+    if new.name().is_empty() {
+        new.set("/metadata/name", request.key.name.as_str());
+    }
+    if new.name() != request.key.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            new.name(),
+            request.key.name
+        )));
+    }
+    fields::decode(kind, &mut new)?;
+    Ok(new)
 }
 
 #[cfg(test)]
@@ -102,7 +232,7 @@ mod tests {
         let path = format!("{MAPS}/a");
         let apply = "application/apply-patch+yaml";
         for (form, body, code) in [
-            (apply, json!({"data": {}}), 415),
+            (apply, json!({"data": {}}), 422),
             ("application/json", json!({}), 415),
             (JSON, json!([{"op": "test", "path": "/data/key", "value": "9"}]), 422),
             (JSON, json!({"data": {}}), 400),

@@ -6,20 +6,24 @@
 use std::sync::Arc;
 
 use env::Sabotage;
-use machinery::{Cause, Kind, Object, ObjectKey, Status};
+use machinery::conditions::seconds;
+use machinery::{Cause, Kind, Object, ObjectKey, Status, managed_fields, versions};
 
 use crate::admission::{self, Operation, Review};
 use crate::answer::{Answer, Content};
+use crate::authorization::escalation;
 use crate::commit::{self, Decision, Written};
 use crate::request::Request;
 use crate::server::ApiServer;
-use crate::verbs::create;
-use crate::{decode, meta, status};
+use crate::verbs::create::{self, Owners};
+use crate::{allocation, decode, meta, signing, status};
 
 /// Kinds that must be replaced with a revision: their writers compete.
-const CONDITIONAL: [&str; 2] = ["leases.coordination.k8s.io", "serviceaccounts"];
+const CONDITIONAL: [&str; 3] =
+    ["leases.coordination.k8s.io", "poddisruptionbudgets.policy", "serviceaccounts"];
 /// Kinds that a replacement creates if they are not there.
-const CREATED: [&str; 3] = ["events", "leases.coordination.k8s.io", "services"];
+const CREATED: [&str; 5] =
+    ["endpoints", "events", "leases.coordination.k8s.io", "limitranges", "services"];
 
 /// Replaces an object or its status with what the body holds.
 pub(crate) async fn update(server: &ApiServer, request: &Request) -> Result<Answer, Status> {
@@ -42,12 +46,12 @@ async fn update_object(
         if !server.env.sabotaged(Sabotage::PreconditionIgnored) {
             check_preconditions(kind, old, &body)?;
         }
-        replace(server, request, old, body.clone())
+        replace(server, request, old, body.clone(), Owners::Noted)
     };
     let written = commit::change(server, request, &request.key, &mut decide);
     match written.await {
         Err(missing) if is_created && missing.code == 404 && body.resource_version().is_empty() => {
-            create::create_object(server, request, body).await
+            create::create_object(server, request, body, Owners::Noted).await
         }
         written => written,
     }
@@ -59,8 +63,15 @@ pub(crate) fn replace(
     request: &Request,
     old: &Arc<Object>,
     mut new: Object,
+    owners: Owners,
 ) -> Result<Decision, Status> {
     let kind = request.kind;
+    let note = |new: &mut Object| {
+        if owners == Owners::Noted {
+            let time = seconds(server.env.now());
+            managed_fields::update(versions::stored(kind), request.writer(&time), Some(old), new);
+        }
+    };
     if new.name().is_empty() {
         new.set("/metadata/name", old.name());
     }
@@ -71,15 +82,33 @@ pub(crate) fn replace(
     meta::carry_over(old, &mut new);
     (kind.default)(&mut new);
     match request.subresource.as_str() {
-        "status" => kind.prepare_status_update(&mut new, old),
+        "status" => {
+            let given = new.remove("/metadata/managedFields");
+            kind.prepare_status_update(&mut new, old);
+            match (owners, given) {
+                (Owners::Noted, _) => note(&mut new),
+                (Owners::Given, Some(given)) => new.set("/metadata/managedFields", given),
+                (Owners::Given, None) => {}
+            }
+        }
+        "approval" => {
+            signing::approve(&server.env, &mut new, old);
+            note(&mut new);
+        }
         // Finalizing reaches what a write of the namespace itself may not touch.
-        "finalize" => {}
+        "finalize" => note(&mut new),
         _ => {
+            // As upstream, before the server changes anything on its own account.
+            note(&mut new);
             (kind.prepare_update)(&mut new, old);
             if !server.env.sabotaged(Sabotage::GenerationNotCounted) {
                 meta::count_generation(kind, old, &mut new);
             }
         }
+    }
+    if let Some(taken) = request.taken.get() {
+        let range = &server.config.service_cluster_ip_range;
+        allocation::assign(&server.env, range, taken, &mut new, Some(old))?;
     }
     admission::admit(Review {
         operation: Operation::Update,
@@ -88,15 +117,20 @@ pub(crate) fn replace(
         key: &request.key,
         object: Some(&mut new),
         namespace: None,
+        old: Some(old),
+        user: &request.user,
         config: &server.config,
     })?;
-    let causes = (kind.validate)(&new, Some(old));
+    let mut causes = (kind.validate)(&new, Some(old));
+    causes.extend(signing::validate(kind, &request.subresource, &new, old));
     if !causes.is_empty() {
         return Err(Status::invalid(kind.group, kind.kind, new.name(), &causes));
     }
+    escalation::check(server, &request.user, kind, &new, Some(old))?;
     if meta::is_released(kind, old, &new) {
         return Ok(Decision::Remove(Box::new(new)));
     }
+    managed_fields::keep_times(old, &mut new);
     Ok(Decision::Put(Box::new(new)))
 }
 
@@ -125,7 +159,8 @@ pub(crate) fn check_preconditions(kind: &Kind, old: &Object, new: &Object) -> Re
     }
 }
 
-fn check_names(key: &ObjectKey, object: &Object) -> Result<(), Status> {
+/// Refuses a body that names another object than the URL does.
+pub(crate) fn check_names(key: &ObjectKey, object: &Object) -> Result<(), Status> {
     if object.name() != key.name {
         return Err(Status::bad_request(format!(
             "the name of the object ({}) does not match the name on the URL ({})",

@@ -17,7 +17,7 @@ use serde_json::json;
 use storage::{KeyValue, StoreError, WatchBatch, WatchEvent, WatchStream};
 use tokio::time::{Instant, Sleep};
 
-use crate::accept::Form;
+use crate::accept::{Form, Language};
 use crate::answer::{Answer, Content, Style, write_object};
 use crate::codec::{Stored, write_json};
 use crate::hub::{self, Progress};
@@ -25,8 +25,8 @@ use crate::query::Query;
 use crate::request::Request;
 use crate::selection::Selection;
 use crate::server::{self, ApiServer};
-use crate::status;
 use crate::verbs::list;
+use crate::{protobuf, status};
 
 /// One in so many events is dropped by [`Sabotage::LostWatchEvent`].
 const LOST_EVERY: u64 = 10;
@@ -236,7 +236,7 @@ impl Feed {
             });
             if let Err(status) = told {
                 self.is_over = true;
-                write_event(&mut out, "ERROR", |out| write_json(out, &status.to_value()));
+                self.write_value(&mut out, "ERROR", &status.to_value());
                 return out;
             }
         }
@@ -289,7 +289,15 @@ impl Feed {
         }
         self.style.now = self.server.env.now();
         let mut written = Ok(());
-        write_event(out, name, |out| written = write_object(out, self.kind, stored, self.style));
+        if self.style.accept.language == Language::Protobuf {
+            let mut object = Vec::with_capacity(1024);
+            written = write_object(&mut object, self.kind, stored, self.style);
+            protobuf::event(out, name, &object);
+        } else {
+            write_event(out, name, |out| {
+                written = write_object(out, self.kind, stored, self.style)
+            });
+        }
         self.style.has_headings = false;
         written
     }
@@ -317,14 +325,24 @@ impl Feed {
                 "rows": [{"cells": [], "object": object}],
             });
         }
-        write_event(out, "BOOKMARK", |out| write_json(out, &object));
+        self.write_value(out, "BOOKMARK", &object);
+    }
+
+    /// Writes an event whose object is no stored one.
+    fn write_value(&self, out: &mut Vec<u8>, name: &str, value: &serde_json::Value) {
+        if self.style.accept.language == Language::Protobuf
+            && let Ok(bytes) = protobuf::object(value)
+        {
+            return protobuf::event(out, name, &bytes);
+        }
+        write_event(out, name, |out| write_json(out, value));
     }
 
     /// Ends the watch: what it should go on from is gone.
     fn expire(&mut self, asked: i64, oldest: i64) {
         let status = Status::expired(format!("too old resource version: {asked} ({oldest})"));
         let mut out = Vec::new();
-        write_event(&mut out, "ERROR", |out| write_json(out, &status.to_value()));
+        self.write_value(&mut out, "ERROR", &status.to_value());
         self.first = out;
         self.is_over = true;
     }
