@@ -142,6 +142,9 @@ pub enum Write {
         /// The namespace, with its finalizers as they should become.
         namespace: Object,
     },
+    /// Writes that have nothing to do with one another, in groups: some go at the same time, each in its
+    /// own order, and one that fails leaves the rest of its own group only.
+    Apart(Vec<Vec<Write>>),
     /// Records an event.
     Event(Note),
 }
@@ -206,6 +209,12 @@ pub trait Controller: Send {
 
     /// The kinds that it looks at.
     fn watches(&self) -> Vec<&'static Kind>;
+
+    /// Further kinds that it looks at, of which there are hardly ever any. A kind that another
+    /// controller watches is not rare.
+    fn watches_rare(&self) -> Vec<&'static Kind> {
+        Vec::new()
+    }
 
     /// The keys to ask about at the start, once every kind was listed.
     fn start(&mut self) -> Vec<Key> {

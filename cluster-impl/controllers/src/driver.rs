@@ -46,11 +46,10 @@ pub async fn run(env: Env, client: ApiClient, config: Config) {
 /// Runs all controllers for ever.
 async fn lead(env: Env, client: ApiClient, config: Config) {
     let controllers = loops::all(&config);
-    let watched: BTreeMap<_, _> = controllers
-        .iter()
-        .flat_map(|controller| controller.watches())
-        .map(|kind| (kind.id, Watched::all(kind)))
-        .collect();
+    let rare = controllers.iter().flat_map(|controller| controller.watches_rare());
+    let mut watched: BTreeMap<_, _> = rare.map(|kind| (kind.id, Watched::rare(kind))).collect();
+    let usual = controllers.iter().flat_map(|controller| controller.watches());
+    watched.extend(usual.map(|kind| (kind.id, Watched::all(kind))));
     let mut informer = Informer::new(client.clone(), env.clone(), watched.into_values().collect());
     informer.sync().await;
     let mut driver = Driver::new(env, client, config, controllers);
@@ -169,9 +168,11 @@ impl Driver {
         for (at, controller) in self.controllers.iter_mut().enumerate() {
             turns.extend(controller.changed(view, change, &cx).into_iter().map(|key| (at, key)));
         }
-        let freed =
-            self.blocked.iter().filter(|turn| self.expectations.awaits(turn, change.kind.id));
-        turns.extend(freed.cloned());
+        let freed = self.expectations.freed(view, change);
+        turns.extend(freed.into_iter().filter(|turn| self.blocked.contains(turn)));
+        if first_sight && self.sabotages.contains(&Sabotage::RestartLeavesOld) {
+            turns.retain(|(_, key)| key.what != kinds::REPLICA_SET.id);
+        }
         for turn in turns {
             self.queue.add(turn, elapsed);
         }
@@ -200,7 +201,10 @@ impl Driver {
             *look_again = true;
             return;
         }
-        if let Err(until) = self.expectations.met(&turn, view, elapsed) {
+        let is_met = self.expectations.met(&turn, view, elapsed);
+        if let Err(until) = is_met
+            && !self.sabotages.contains(&Sabotage::ExpectationsIgnored)
+        {
             self.queue.add(turn.clone(), until);
             self.blocked.insert(turn);
             return;

@@ -1,17 +1,21 @@
 //! The one place where decisions become requests.
 //!
-//! Writes go in order and stop at the first failure; creations in a row go in growing batches and
+//! Writes go in order and stop at the first failure, unless they are said to be apart; creations in a row go in growing batches and
 //! deletions in a row at once. Answers what the view will show, what to record, and what failed.
 
 use std::sync::Arc;
 
 use apiclient::{ApiClient, ApiError, DeleteOptions, ListOptions};
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{self, StreamExt};
 use machinery::kinds::NAMESPACE;
 use machinery::{Kind, Object, ObjectKey, kinds};
 
 use crate::expectations::Expected;
 use crate::{Guard, Note, Write};
+
+/// So many groups of writes go at a time: upstream's workers that update nodes.
+const APART_MAX: usize = 8;
 
 /// How the writes of one decision came out.
 #[derive(Debug, Default)]
@@ -184,6 +188,7 @@ async fn one(client: &ApiClient, write: Write, outcome: &mut Outcome) -> Result<
             }
         }
         Write::Finalize { namespace } => finalize(client, &namespace, outcome).await,
+        Write::Apart(groups) => apart(client, groups, outcome).await,
         Write::Event(note) => {
             outcome.notes.push(note);
             Ok(())
@@ -191,6 +196,27 @@ async fn one(client: &ApiClient, write: Write, outcome: &mut Outcome) -> Result<
         Write::Create { .. } => create_all(client, vec![write], outcome).await,
         Write::Delete { .. } => delete_all(client, vec![write], outcome).await,
     }
+}
+
+/// Some groups at a time; what fails first is told, once all were tried.
+fn apart<'a>(
+    client: &'a ApiClient,
+    groups: Vec<Vec<Write>>,
+    outcome: &'a mut Outcome,
+) -> BoxFuture<'a, Result<(), ApiError>> {
+    Box::pin(async move {
+        let works: Vec<_> =
+            groups.into_iter().map(|writes| execute(client.clone(), writes)).collect();
+        let mut done = stream::iter(works).buffered(APART_MAX);
+        let mut failed = None;
+        while let Some(group) = done.next().await {
+            outcome.expected.extend(group.expected);
+            outcome.notes.extend(group.notes);
+            outcome.again |= group.again;
+            failed = failed.or(group.error);
+        }
+        failed.map_or(Ok(()), Err)
+    })
 }
 
 /// An object that is gone needs no change: the view will show that it is gone.

@@ -260,6 +260,9 @@ impl World {
 
     fn apply(&mut self, write: Write) {
         match write {
+            Write::Apart(groups) => {
+                groups.into_iter().flatten().for_each(|write| self.apply(write));
+            }
             Write::Create { kind, mut object, .. } => {
                 if object.name().is_empty() {
                     let name =
@@ -273,22 +276,7 @@ impl World {
                 object.set("/metadata/generation", 1);
                 self.put(kind, object);
             }
-            Write::Update { kind, mut object } => {
-                let known = self.current(kind, &object);
-                self.line(&format!("update {} {}", name(kind, &object), facts(kind, &object)));
-                if let Some(status) = known.get("/status") {
-                    object.set("/status", status.clone());
-                }
-                if known.get("/spec") != object.get("/spec") {
-                    let generation = known.integer("/metadata/generation").unwrap_or_default();
-                    object.set("/metadata/generation", generation + 1);
-                }
-                if object.is_terminating() && object.list("/metadata/finalizers").is_empty() {
-                    self.take(kind, &object.key());
-                } else {
-                    self.put(kind, object);
-                }
-            }
+            Write::Update { kind, object } => self.update(kind, object),
             Write::UpdateStatus { kind, object } => {
                 let mut known = self.current(kind, &object);
                 self.line(&format!("status {} {}", name(kind, &object), state(kind, &object)));
@@ -327,6 +315,23 @@ impl World {
             Write::Event(note) => {
                 self.line(&format!("event {} {}", note.reason, note.about.name()))
             }
+        }
+    }
+
+    fn update(&mut self, kind: &'static Kind, mut object: Object) {
+        let known = self.current(kind, &object);
+        self.line(&format!("update {} {}", name(kind, &object), facts(kind, &object)));
+        if let Some(status) = known.get("/status") {
+            object.set("/status", status.clone());
+        }
+        if known.get("/spec") != object.get("/spec") {
+            let generation = known.integer("/metadata/generation").unwrap_or_default();
+            object.set("/metadata/generation", generation + 1);
+        }
+        if object.is_terminating() && object.list("/metadata/finalizers").is_empty() {
+            self.take(kind, &object.key());
+        } else {
+            self.put(kind, object);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure: times are handed in. The rules are upstream's (`ComputeZoneState`, `handleDisruption`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use machinery::Object;
@@ -86,6 +86,8 @@ struct Zone {
     state: ZoneState,
     bucket: Bucket,
     queue: VecDeque<String>,
+    /// The same nodes, to be looked up.
+    waiting: BTreeSet<String>,
 }
 
 /// All zones that have nodes.
@@ -98,7 +100,7 @@ impl Zones {
     /// Puts a node into its zone's queue, once.
     pub fn queue(&mut self, zone: &str, node: &str, now: Duration, config: &Config) {
         let zone = self.zones.entry(zone.to_owned()).or_insert_with(|| new_zone(now, config));
-        if !zone.queue.iter().any(|known| known == node) {
+        if zone.waiting.insert(node.to_owned()) {
             zone.queue.push_back(node.to_owned());
         }
     }
@@ -106,7 +108,9 @@ impl Zones {
     /// Takes a node out of every queue.
     pub fn forget(&mut self, node: &str) {
         for zone in self.zones.values_mut() {
-            zone.queue.retain(|known| known != node);
+            if zone.waiting.remove(node) {
+                zone.queue.retain(|known| known != node);
+            }
         }
     }
 
@@ -121,7 +125,9 @@ impl Zones {
         if zone.queue.is_empty() || !zone.bucket.take(now) {
             return false;
         }
-        zone.queue.pop_front();
+        if let Some(first) = zone.queue.pop_front() {
+            zone.waiting.remove(&first);
+        }
         true
     }
 
@@ -197,6 +203,7 @@ fn new_zone(now: Duration, config: &Config) -> Zone {
         state: ZoneState::Initial,
         bucket: Bucket { per_second: config.node_eviction_rate, tokens: 1.0, since: now },
         queue: VecDeque::new(),
+        waiting: BTreeSet::new(),
     }
 }
 

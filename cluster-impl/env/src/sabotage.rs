@@ -53,6 +53,8 @@ sabotages! {
     EvictOnFullDisruption = "evict-on-full-disruption",
     /// A put-off eviction is carried out although the taint is gone again.
     EvictionNotCancelled = "eviction-not-cancelled",
+    /// A controller decides although it has yet to see what it has written.
+    ExpectationsIgnored = "expectations-ignored",
     /// A watch from a compacted revision begins with what comes next, without 410.
     ExpiredWatchNotTold = "expired-watch-not-told",
     /// A deletion does not wait for the object's finalizers.
@@ -91,6 +93,8 @@ sabotages! {
     LostPodsStayReady = "lost-pods-stay-ready",
     /// After 60 events a watch drops every 10th.
     LostWatchEvent = "lost-watch-event",
+    /// A pod that is marked for eviction is taken for evicted.
+    MarkedPodLeft = "marked-pod-left",
     /// A rollout makes all its new pods at once.
     MaxSurgeIgnored = "max-surge-ignored",
     /// A rollout removes all its old pods at once.
@@ -113,6 +117,8 @@ sabotages! {
     OrphanedPodsKept = "orphaned-pods-kept",
     /// An owner counts as present if another object has its name.
     OwnerKnownByName = "owner-known-by-name",
+    /// An owner that the view does not show counts as gone, and nobody asks the API server.
+    OwnerNotLookedUp = "owner-not-looked-up",
     /// Nodes are tainted at the normal rate although most of their zone is down.
     PartialDisruptionIgnored = "partial-disruption-ignored",
     /// A paused Deployment rolls out.
@@ -135,12 +141,16 @@ sabotages! {
     ReplicaSetOffByOne = "replicaset-off-by-one",
     /// The scheduler chooses nodes that have not what the pod requests.
     RequestsIgnored = "requests-ignored",
+    /// A controller that starts leaves alone the ReplicaSets that were there before.
+    RestartLeavesOld = "restart-leaves-old",
     /// The kubelet restarts containers whatever the pod's restartPolicy.
     RestartPolicyIgnored = "restart-policy-ignored",
     /// A resumed watch repeats the change at which it was left.
     ResumeRepeats = "resume-repeats",
     /// A resumed watch misses the first change after the one at which it was left.
     ResumeSkips = "resume-skips",
+    /// The number of a Deployment's template is counted in the memory of its controller.
+    RevisionInMemory = "revision-in-memory",
     /// A component waits for ever on a watch whose connection is dead.
     SilentWatchTrusted = "silent-watch-trusted",
     /// A ReplicaSet never deletes a pod.

@@ -40,12 +40,27 @@ const HASH: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
 /// The controller. It remembers nothing: the driver keeps it from deciding on a stale view.
-pub struct DeploymentController;
+#[derive(Default)]
+pub struct DeploymentController {
+    /// A planted defect: the last template of each deployment, and its number.
+    numbers: BTreeMap<String, (String, i64)>,
+}
 
 impl DeploymentController {
     /// The controller.
     pub fn new(_: &Config) -> Self {
-        Self
+        Self::default()
+    }
+
+    /// The number of a deployment's template, by this controller's memory alone.
+    fn remembered(&mut self, deployment: &Object, hash: &str) -> i64 {
+        let nothing = (String::new(), 0);
+        let (known, number) =
+            self.numbers.entry(deployment.uid().to_owned()).or_insert(nothing);
+        if *known != hash {
+            (*known, *number) = (hash.to_owned(), *number + 1);
+        }
+        *number
     }
 }
 
@@ -98,7 +113,10 @@ impl Controller for DeploymentController {
         if !claims.is_empty() {
             return Decision { writes: claims, ..Decision::default() };
         }
-        let rollout = Rollout::new(view, cx.index, deployment, sets);
+        let mut rollout = Rollout::new(view, cx.index, deployment, sets);
+        if cx.sabotaged(Sabotage::RevisionInMemory) {
+            rollout.remembered = Some(self.remembered(deployment, &rollout.hash));
+        }
         let mut decision = Decision::default();
         if !deployment.is_terminating() {
             decision.writes = rollout.step(cx);
@@ -150,6 +168,8 @@ struct Rollout<'v> {
     new: Option<Arc<Object>>,
     /// The others, oldest first.
     old: Vec<Arc<Object>>,
+    /// The number of the current template, if a planted defect remembers it.
+    remembered: Option<i64>,
 }
 
 fn wanted(set: &Object) -> i64 {
@@ -180,7 +200,7 @@ impl<'v> Rollout<'v> {
             .position(|set| is_of_template(set, &template))
             .map(|place| sets.remove(place));
         let replicas = deployment.integer("/spec/replicas").unwrap_or(1);
-        Self { view, index, deployment, replicas, hash, new, old: sets }
+        Self { view, index, deployment, replicas, hash, new, old: sets, remembered: None }
     }
 
     /// The next writes towards the wanted state, status apart.
@@ -259,7 +279,8 @@ impl<'v> Rollout<'v> {
     }
 
     fn next_revision(&self) -> i64 {
-        self.old.iter().map(|set| revision(set)).max().unwrap_or_default() + 1
+        let most = self.old.iter().map(|set| revision(set)).max().unwrap_or_default();
+        self.remembered.unwrap_or(most + 1)
     }
 
     fn create(&self, replicas: i64) -> Vec<Write> {

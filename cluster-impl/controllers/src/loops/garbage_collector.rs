@@ -42,6 +42,10 @@ impl Controller for GarbageCollector {
     }
 
     fn watches(&self) -> Vec<&'static Kind> {
+        Vec::new()
+    }
+
+    fn watches_rare(&self) -> Vec<&'static Kind> {
         kinds::ALL.iter().copied().filter(|kind| kind.id != EVENT.id).collect()
     }
 
@@ -104,7 +108,10 @@ impl Controller for GarbageCollector {
         if absent.is_empty() && going == 0 || owners.is_empty() {
             return Decision::settled();
         }
-        let guards: Vec<_> = absent.iter().map(|(guard, _)| guard.clone()).collect();
+        let mut guards: Vec<_> = absent.iter().map(|(guard, _)| guard.clone()).collect();
+        if cx.sabotaged(Sabotage::OwnerNotLookedUp) {
+            guards.clear();
+        }
         if present > 0 {
             return disown(kind, object, &guards, &absent);
         }

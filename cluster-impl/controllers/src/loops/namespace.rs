@@ -42,20 +42,28 @@ impl Controller for NamespaceController {
     }
 
     fn watches(&self) -> Vec<&'static Kind> {
-        contents().chain([&NAMESPACE]).collect()
+        vec![&NAMESPACE]
+    }
+
+    fn watches_rare(&self) -> Vec<&'static Kind> {
+        contents().collect()
     }
 
     fn changed(&mut self, view: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
         let name = if change.kind.id == NAMESPACE.id {
-            change.key.name.clone()
+            &change.key.name
         } else if change.old.is_none() || change.new.is_none() {
-            change.key.namespace.clone()
+            &change.key.namespace
         } else {
             return Vec::new();
         };
-        let key = ObjectKey::new("", name);
+        let key = ObjectKey::new("", name.as_str());
         let is_going = view.get(&NAMESPACE, &key).is_some_and(|namespace| namespace.is_terminating());
-        if is_going { vec![Key::of(&NAMESPACE, key)] } else { Vec::new() }
+        // That one of many is gone is no news before the last one is.
+        let is_one_of_many = change.new.is_none()
+            && change.kind.id != NAMESPACE.id
+            && view.in_namespace(change.kind, name).next().is_some();
+        if is_going && !is_one_of_many { vec![Key::of(&NAMESPACE, key)] } else { Vec::new() }
     }
 
     fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {

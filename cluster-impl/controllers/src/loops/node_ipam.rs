@@ -8,7 +8,7 @@
 //!
 //! IPv4 only. A node keeps its range until it is deleted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use apiclient::{Informed, PatchKind};
@@ -25,6 +25,10 @@ pub struct NodeIpam {
     ranges: u32,
     mask: u8,
     given: BTreeMap<String, u32>,
+    /// To how many nodes each range was given: to one, unless somebody else gave it again.
+    taken: BTreeMap<u32, u32>,
+    /// All ranges before this one are taken.
+    free_from: u32,
 }
 
 impl NodeIpam {
@@ -32,11 +36,35 @@ impl NodeIpam {
     pub fn new(config: &Config) -> Self {
         let mask = config.node_cidr_mask_size.clamp(1, 32);
         let (first, ranges) = parse(&config.cluster_cidr, mask).unwrap_or_default();
-        Self { first, size: 1 << (32 - mask), ranges, mask, given: BTreeMap::new() }
+        Self { first, size: 1 << (32 - mask), ranges, mask, given: BTreeMap::new(), taken: BTreeMap::new(), free_from: 0 }
     }
 
     fn range(&self, place: u32) -> String {
         format!("{}/{}", Ipv4Addr::from(self.first + place * self.size), self.mask)
+    }
+
+    fn give(&mut self, node: &str, place: u32) {
+        self.take_back(node);
+        self.given.insert(node.to_owned(), place);
+        *self.taken.entry(place).or_default() += 1;
+    }
+
+    fn take_back(&mut self, node: &str) {
+        let Some(place) = self.given.remove(node) else { return };
+        let count = self.taken.entry(place).or_insert(1);
+        *count -= 1;
+        if *count == 0 {
+            self.taken.remove(&place);
+            self.free_from = self.free_from.min(place);
+        }
+    }
+
+    /// The first range that nobody has.
+    fn first_free(&mut self) -> Option<u32> {
+        while self.free_from < self.ranges && self.taken.contains_key(&self.free_from) {
+            self.free_from += 1;
+        }
+        (self.free_from < self.ranges).then_some(self.free_from)
     }
 
     /// Takes a node's range out of what can be given, whoever gave it.
@@ -44,7 +72,7 @@ impl NodeIpam {
         let address = range.split('/').next().and_then(|address| address.parse::<Ipv4Addr>().ok());
         let offset = address.and_then(|address| u32::from(address).checked_sub(self.first));
         if let Some(place) = offset.map(|offset| offset / self.size).filter(|at| *at < self.ranges) {
-            self.given.insert(node.to_owned(), place);
+            self.give(node, place);
         }
     }
 }
@@ -72,7 +100,7 @@ impl Controller for NodeIpam {
             return Vec::new();
         }
         let Some(node) = &change.new else {
-            self.given.remove(&change.key.name);
+            self.take_back(&change.key.name);
             return Vec::new();
         };
         let range = node.text("/spec/podCIDR");
@@ -93,17 +121,14 @@ impl Controller for NodeIpam {
         }
         let place = match self.given.get(node.name()) {
             Some(place) => Some(*place),
-            None => {
-                let taken: BTreeSet<u32> = self.given.values().copied().collect();
-                (0..self.ranges).find(|place| !taken.contains(place))
-            }
+            None => self.first_free(),
         };
         let Some(place) = place else {
             let message = format!("Node {} status is now: CIDRNotAvailable", node.name());
             decision.writes.push(Write::Event(Note::normal(node, "CIDRNotAvailable", message)));
             return decision;
         };
-        self.given.insert(node.name().to_owned(), place);
+        self.give(node.name(), place);
         let range = self.range(place);
         decision.writes.push(Write::Patch {
             kind: &NODE,

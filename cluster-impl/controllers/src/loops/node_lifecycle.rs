@@ -124,27 +124,33 @@ impl NodeLifecycle {
     fn monitor(&mut self, view: &View, cx: &DecideCx<'_>) -> Decision {
         let mut decision = Decision::default();
         let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        let mut groups = Vec::new();
         for node in view.all(&NODE) {
             let observed = readiness(node);
             let mut current = observed;
+            let mut writes = Vec::new();
             if self.is_silent(node, cx)
                 && let Some(updated) = unknown(node, cx)
             {
-                decision.writes.push(Write::UpdateStatus { kind: &NODE, object: updated });
+                writes.push(Write::UpdateStatus { kind: &NODE, object: updated });
                 current = "Unknown";
             }
-            if let Some(write) = self.no_execute(node, observed, cx) {
-                decision.writes.push(write);
-            }
+            writes.extend(self.no_execute(node, observed, cx));
             if observed == "True" && current != "True" {
                 let message = format!("Node {} status is now: NodeNotReady", node.name());
-                decision.writes.push(Write::Event(Note::normal(node, "NodeNotReady", message)));
+                writes.push(Write::Event(Note::normal(node, "NodeNotReady", message)));
                 decision.wake.push(Key::named(UNREADY, node.name()));
+            }
+            if !writes.is_empty() {
+                groups.push(writes);
             }
             if node.label("node.kubernetes.io/exclude-disruption").is_none() {
                 let (ready, not_ready) = counts.entry(zone_of(node)).or_default();
                 *(if current == "True" { ready } else { not_ready }) += 1;
             }
+        }
+        if !groups.is_empty() {
+            decision.writes.push(Write::Apart(groups));
         }
         let ignore_total_loss = cx.sabotaged(Sabotage::EvictOnFullDisruption);
         let mut config = cx.config.clone();
@@ -154,9 +160,8 @@ impl NodeLifecycle {
         match self.zones.pass(&counts, cx.elapsed, &config, ignore_total_loss) {
             Turn::None => {}
             Turn::AllLost => {
-                for node in view.all(&NODE) {
-                    decision.writes.extend(reachable(node, cx));
-                }
+                let swaps = view.all(&NODE).filter_map(|node| reachable(node, cx));
+                decision.writes.push(Write::Apart(swaps.map(|write| vec![write]).collect()));
             }
             Turn::SomeBack => {
                 for heard in self.heard.values_mut() {

@@ -149,7 +149,8 @@ impl Controller for TaintEviction {
 
     fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {
         let Some(pod) = view.get(&POD, &key.object) else { return Decision::settled() };
-        if pod.is_terminating() {
+        let is_marked = pod.condition_status("DisruptionTarget") == "True";
+        if pod.is_terminating() || is_marked && cx.sabotaged(Sabotage::MarkedPodLeft) {
             self.put_off.remove(&key.object);
             return Decision::settled();
         }
