@@ -53,7 +53,21 @@ pub(crate) async fn node(
     cx: &mut FaultCx<'_>,
     node: &str,
 ) -> Result<(NodeState, String, Reading), TargetError> {
-    match cx.target.probe(&Probe::Node { node: node.to_owned() }).await? {
+    as_node(cx.target.probe(&Probe::Node { node: node.to_owned() }).await?)
+}
+
+/// The same of several nodes, asked at the same time.
+pub(crate) async fn nodes(
+    cx: &mut FaultCx<'_>,
+    nodes: &[String],
+) -> Result<Vec<(NodeState, String, Reading)>, TargetError> {
+    let probes: Vec<_> = nodes.iter().map(|node| Probe::Node { node: node.clone() }).collect();
+    let answers = cx.target.probe_all(&probes).await;
+    answers.into_iter().map(|answer| as_node(answer?)).collect()
+}
+
+fn as_node(reading: Reading) -> Result<(NodeState, String, Reading), TargetError> {
+    match reading {
         Reading::Node { state, started } => {
             let reading = Reading::Node { state, started: started.clone() };
             Ok((state, started, reading))
@@ -68,7 +82,23 @@ pub(crate) async fn process(
     node: &str,
     component: Component,
 ) -> Result<ProcessView, TargetError> {
-    match cx.target.probe(&Probe::Process { node: node.to_owned(), component }).await? {
+    as_process(cx.target.probe(&Probe::Process { node: node.to_owned(), component }).await?)
+}
+
+/// The same component's process on several nodes, asked at the same time.
+pub(crate) async fn processes(
+    cx: &mut FaultCx<'_>,
+    nodes: &[String],
+    component: Component,
+) -> Result<Vec<ProcessView>, TargetError> {
+    let probe = |node: &String| Probe::Process { node: node.clone(), component };
+    let probes: Vec<_> = nodes.iter().map(probe).collect();
+    let answers = cx.target.probe_all(&probes).await;
+    answers.into_iter().map(|answer| as_process(answer?)).collect()
+}
+
+fn as_process(reading: Reading) -> Result<ProcessView, TargetError> {
+    match reading {
         Reading::Process { state, identity, ticks } => Ok(ProcessView {
             reading: Reading::Process { state: state.clone(), identity: identity.clone(), ticks },
             state,
@@ -84,6 +114,17 @@ pub(crate) async fn health(cx: &mut FaultCx<'_>, node: &str, component: Componen
     answer(cx, Probe::Health { node: node.to_owned(), component }).await
 }
 
+/// Whether a component answers its health check on each of several nodes, asked at the same time.
+pub(crate) async fn health_all(
+    cx: &mut FaultCx<'_>,
+    places: Vec<(String, Component)>,
+) -> Vec<AnswerView> {
+    let places = places.into_iter();
+    let probes: Vec<_> =
+        places.map(|(node, component)| Probe::Health { node, component }).collect();
+    cx.target.probe_all(&probes).await.into_iter().map(as_answer).collect()
+}
+
 /// Whether `from` gets an answer from `to`.
 pub(crate) async fn reach(
     cx: &mut FaultCx<'_>,
@@ -92,6 +133,38 @@ pub(crate) async fn reach(
     traffic: Traffic,
 ) -> AnswerView {
     answer(cx, Probe::Reach { from: from.to_owned(), to: to.to_owned(), traffic }).await
+}
+
+/// Whether each first one gets an answer from its second one, asked at the same time.
+pub(crate) async fn reach_all(
+    cx: &mut FaultCx<'_>,
+    paths: &[(String, String)],
+    traffic: Traffic,
+) -> Vec<AnswerView> {
+    let probe = |(from, to): &(String, String)| Probe::Reach {
+        from: from.clone(),
+        to: to.clone(),
+        traffic,
+    };
+    let probes: Vec<_> = paths.iter().map(probe).collect();
+    cx.target.probe_all(&probes).await.into_iter().map(as_answer).collect()
+}
+
+/// The same so many times in a row; of a path that fails once the failure is answered.
+pub(crate) async fn reach_all_steadily(
+    cx: &mut FaultCx<'_>,
+    paths: &[(String, String)],
+    traffic: Traffic,
+) -> Vec<AnswerView> {
+    let mut last = reach_all(cx, paths, traffic).await;
+    for _ in 1..ANSWERS_WHEN_HEALED {
+        let well: Vec<usize> = (0..paths.len()).filter(|at| last[*at].ok).collect();
+        let again: Vec<_> = well.iter().map(|at| paths[*at].clone()).collect();
+        for (at, answer) in well.into_iter().zip(reach_all(cx, &again, traffic).await) {
+            last[at] = answer;
+        }
+    }
+    last
 }
 
 /// Whether `from` gets an answer from `to` so many times in a row.
@@ -118,7 +191,22 @@ pub(crate) async fn dropped(
     id: &str,
     node: &str,
 ) -> Result<(bool, u64), TargetError> {
-    match cx.target.probe(&Probe::Dropped { id: id.to_owned(), node: node.to_owned() }).await {
+    as_dropped(cx.target.probe(&Probe::Dropped { id: id.to_owned(), node: node.to_owned() }).await)
+}
+
+/// The same at several nodes, asked at the same time.
+pub(crate) async fn dropped_at_all(
+    cx: &mut FaultCx<'_>,
+    id: &str,
+    nodes: &[String],
+) -> Result<Vec<(bool, u64)>, TargetError> {
+    let probe = |node: &String| Probe::Dropped { id: id.to_owned(), node: node.clone() };
+    let probes: Vec<_> = nodes.iter().map(probe).collect();
+    cx.target.probe_all(&probes).await.into_iter().map(as_dropped).collect()
+}
+
+fn as_dropped(answer: Result<Reading, TargetError>) -> Result<(bool, u64), TargetError> {
+    match answer {
         Ok(Reading::Dropped { in_place, packets }) => Ok((in_place, packets)),
         Ok(other) => Err(mismatch("dropped", &other)),
         Err(TargetError::Unknown { .. }) => Ok((false, 0)),
@@ -127,7 +215,11 @@ pub(crate) async fn dropped(
 }
 
 async fn answer(cx: &mut FaultCx<'_>, probe: Probe) -> AnswerView {
-    match cx.target.probe(&probe).await {
+    as_answer(cx.target.probe(&probe).await)
+}
+
+fn as_answer(answer: Result<Reading, TargetError>) -> AnswerView {
+    match answer {
         Ok(Reading::Answer { ok, detail }) => {
             AnswerView { ok, reading: Some(Reading::Answer { ok, detail: detail.clone() }), detail }
         }

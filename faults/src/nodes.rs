@@ -3,14 +3,20 @@
 //! A witness is an untouched node that can, at this very moment, reach another untouched node: only
 //! then does its failure to reach the victim mean anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shakedown_core::fault::{FaultCx, FaultError};
 use shakedown_core::lever::{Component, NodeState, Traffic};
 use shakedown_core::target::{Role, TargetError};
 use shakedown_core::timeline::Evidence;
 
-use crate::evidence::{behaviour, control, counter, health, node, reach, reach_steadily};
+use crate::evidence::{
+    AnswerView, behaviour, control, counter, health_all, node, nodes, reach, reach_all,
+    reach_all_steadily,
+};
+
+/// How many untouched nodes are asked whether they reach each victim; one that does is enough.
+const WITNESSES_MAX: usize = 16;
 
 /// The nodes of one fault, as they were before it.
 #[derive(Debug, Default)]
@@ -18,7 +24,7 @@ pub(crate) struct Victims {
     names: Vec<String>,
     /// What each node's start looked like.
     started: BTreeMap<String, String>,
-    /// Which untouched nodes could reach each victim.
+    /// Which untouched nodes could reach each victim, of those that were asked.
     reached_by: BTreeMap<String, Vec<String>>,
 }
 
@@ -35,19 +41,22 @@ impl Victims {
 
     /// Notes starts and reachability.
     pub(crate) async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        let untouched = self.untouched(cx);
-        for name in &self.names {
-            let (state, started, _) = node(cx, name).await?;
+        let mut witnesses = self.untouched(cx);
+        witnesses.truncate(WITNESSES_MAX);
+        for (name, (state, started, _)) in self.names.iter().zip(nodes(cx, &self.names).await?) {
             if state == NodeState::Running {
                 self.started.insert(name.clone(), started);
             }
-            let mut witnesses = Vec::new();
-            for from in &untouched {
-                if reach(cx, from, name, Traffic::All).await.ok {
-                    witnesses.push(from.clone());
-                }
-            }
-            self.reached_by.insert(name.clone(), witnesses);
+            self.reached_by.insert(name.clone(), Vec::new());
+        }
+        let of = |name: &String| {
+            let name = name.clone();
+            witnesses.iter().map(move |from| (from.clone(), name.clone()))
+        };
+        let paths: Vec<_> = self.names.iter().flat_map(of).collect();
+        let answers = reach_all(cx, &paths, Traffic::All).await;
+        for ((from, name), _) in paths.into_iter().zip(answers).filter(|(_, answer)| answer.ok) {
+            self.reached_by.entry(name).or_default().push(from);
         }
         Ok(())
     }
@@ -59,9 +68,10 @@ impl Victims {
         wanted: NodeState,
     ) -> Result<Vec<Evidence>, FaultError> {
         let mut evidence = Vec::new();
-        for name in &self.names {
+        for (name, (state, started, reading)) in
+            self.names.iter().zip(nodes(cx, &self.names).await?)
+        {
             let before = self.started.get(name);
-            let (state, started, reading) = node(cx, name).await?;
             // A paused node must be the same that ran before; a dead one has nothing to compare.
             let same = wanted == NodeState::Dead || before == Some(&started);
             evidence.push(counter(
@@ -72,33 +82,50 @@ impl Victims {
         }
         let (witness, piece) = self.witness(cx).await?;
         evidence.push(piece);
-        for name in &self.names {
-            // The kernel of a node that stands still still answers packets; its processes do not.
-            evidence.push(match wanted {
-                NodeState::Paused => silent_process(cx, name).await,
-                _ => self.unreachable(cx, name, witness.as_deref()).await,
-            });
-        }
+        // The kernel of a node that stands still still answers packets; its processes do not.
+        evidence.extend(match wanted {
+            NodeState::Paused => self.silent_processes(cx).await,
+            _ => self.unreachable(cx, witness.as_deref()).await,
+        });
         Ok(evidence)
     }
 
-    async fn unreachable(
-        &self,
-        cx: &mut FaultCx<'_>,
-        name: &str,
-        witness: Option<&str>,
-    ) -> Evidence {
+    async fn unreachable(&self, cx: &mut FaultCx<'_>, witness: Option<&str>) -> Vec<Evidence> {
         let Some(from) = witness else {
-            return behaviour(format!("nobody is left to reach for {name}"), false, None);
+            let nobody = |name| format!("nobody is left to reach for {name}");
+            return self.names.iter().map(|name| behaviour(nobody(name), false, None)).collect();
         };
-        let reached_before =
-            self.reached_by.get(name).is_some_and(|by| by.iter().any(|node| node == from));
-        if !reached_before {
-            return behaviour(format!("{from} could not reach {name} before either"), false, None);
-        }
-        let answer = reach(cx, from, name, Traffic::All).await;
-        let silent = answer.silent();
-        behaviour(format!("{from} reaches for {name}: {}", answer.detail), silent, answer.reading)
+        let reached_before = |name: &str| {
+            self.reached_by.get(name).is_some_and(|by| by.iter().any(|node| node == from))
+        };
+        let asked = self.names.iter().filter(|name| reached_before(name));
+        let paths: Vec<_> = asked.map(|name| (from.to_owned(), name.clone())).collect();
+        let mut answers = reach_all(cx, &paths, Traffic::All).await.into_iter();
+        let piece = |name: &String| match reached_before(name).then(|| answers.next()).flatten() {
+            None => behaviour(format!("{from} could not reach {name} before either"), false, None),
+            Some(answer) => {
+                let (text, silent) =
+                    (format!("{from} reaches for {name}: {}", answer.detail), answer.silent());
+                behaviour(text, silent, answer.reading)
+            }
+        };
+        self.names.iter().map(piece).collect()
+    }
+
+    /// Whether the process that each node is there for leaves its health check without an answer.
+    async fn silent_processes(&self, cx: &mut FaultCx<'_>) -> Vec<Evidence> {
+        let controls: BTreeSet<String> = cx.cluster.names(Role::ControlPlane).into_iter().collect();
+        let of = |name: &String| match controls.contains(name) {
+            true => (name.clone(), Component::Etcd),
+            false => (name.clone(), Component::Kubelet),
+        };
+        let places: Vec<_> = self.names.iter().map(of).collect();
+        let answers = health_all(cx, places.clone()).await;
+        let piece = |((name, component), answer): ((String, Component), AnswerView)| {
+            let text = format!("health of {component} on {name}: {}", answer.detail);
+            behaviour(text, answer.silent(), answer.reading)
+        };
+        places.into_iter().zip(answers).map(piece).collect()
     }
 
     /// What shows that every victim runs and answers. `restarted`: it was started anew, else it is
@@ -109,9 +136,11 @@ impl Victims {
         restarted: bool,
     ) -> Result<Vec<Evidence>, FaultError> {
         let mut evidence = Vec::new();
-        let untouched = self.untouched(cx);
-        for name in &self.names {
-            let (state, started, reading) = node(cx, name).await?;
+        let states = nodes(cx, &self.names).await?;
+        let reached = self.reached(cx).await;
+        for ((name, (state, started, reading)), reached) in
+            self.names.iter().zip(states).zip(reached)
+        {
             let changed = self.started.get(name) != Some(&started);
             evidence.push(counter(
                 format!(
@@ -122,27 +151,37 @@ impl Victims {
                 state == NodeState::Running && changed == restarted,
                 Some(reading),
             ));
-            evidence.push(self.reached(cx, name, &untouched).await);
+            evidence.push(reached);
         }
         Ok(evidence)
     }
 
-    /// Whether somebody who reached it before reaches it again.
-    async fn reached(&self, cx: &mut FaultCx<'_>, name: &str, untouched: &[String]) -> Evidence {
-        let known = self.reached_by.get(name).filter(|by| !by.is_empty());
-        let mut last = None;
-        for from in known.map_or(untouched, Vec::as_slice) {
-            let answer = reach_steadily(cx, from, name, Traffic::All).await;
-            let text = format!("{from} reaches {name} steadily: {}", answer.detail);
-            let ok = answer.ok;
-            last = Some(behaviour(text, ok, answer.reading));
-            if ok {
-                break;
+    /// Whether somebody who reached each victim before reaches it again.
+    async fn reached(&self, cx: &mut FaultCx<'_>) -> Vec<Evidence> {
+        let mut untouched = self.untouched(cx);
+        untouched.truncate(WITNESSES_MAX);
+        let known = |name| self.reached_by.get(name).filter(|by| !by.is_empty());
+        let candidates: Vec<&[String]> =
+            self.names.iter().map(|name| known(name).unwrap_or(&untouched).as_slice()).collect();
+        let mut last: Vec<Option<Evidence>> = vec![None; self.names.len()];
+        for turn in 0..WITNESSES_MAX {
+            let is_shown = |at: &usize| last[*at].as_ref().is_some_and(|piece| piece.holds);
+            let places = 0..self.names.len();
+            let asked: Vec<usize> =
+                places.filter(|at| !is_shown(at) && candidates[*at].len() > turn).collect();
+            let path = |at: &usize| (candidates[*at][turn].clone(), self.names[*at].clone());
+            let paths: Vec<_> = asked.iter().map(path).collect();
+            let answers = reach_all_steadily(cx, &paths, Traffic::All).await;
+            for ((at, (from, name)), answer) in asked.into_iter().zip(paths).zip(answers) {
+                let text = format!("{from} reaches {name} steadily: {}", answer.detail);
+                last[at] = Some(behaviour(text, answer.ok, answer.reading));
             }
         }
-        last.unwrap_or_else(|| {
-            behaviour(format!("nobody is left to reach for {name}"), false, None)
-        })
+        let nobody = |name| format!("nobody is left to reach for {name}");
+        let pieces = last.into_iter().zip(&self.names);
+        pieces
+            .map(|(piece, name)| piece.unwrap_or_else(|| behaviour(nobody(name), false, None)))
+            .collect()
     }
 
     /// An untouched node that can reach another one now; if it is the only one, that it runs as before.
@@ -174,8 +213,9 @@ impl Victims {
     }
 
     fn untouched(&self, cx: &FaultCx<'_>) -> Vec<String> {
-        let nodes = cx.cluster.nodes.iter().map(|node| node.name.clone());
-        nodes.filter(|name| !self.names.contains(name)).collect()
+        let touched: BTreeSet<&String> = self.names.iter().collect();
+        let nodes = cx.cluster.nodes.iter().map(|node| &node.name);
+        nodes.filter(|name| !touched.contains(name)).cloned().collect()
     }
 
     /// What one node's start looked like before.
@@ -191,13 +231,4 @@ pub(crate) fn word(state: NodeState) -> &'static str {
         NodeState::Paused => "paused",
         NodeState::Dead => "dead",
     }
-}
-/// Whether the process that a node is there for leaves its health check without an answer.
-async fn silent_process(cx: &mut FaultCx<'_>, name: &str) -> Evidence {
-    let controls = cx.cluster.names(Role::ControlPlane);
-    let is_control_plane = controls.iter().any(|node| node == name);
-    let component = if is_control_plane { Component::Etcd } else { Component::Kubelet };
-    let answer = health(cx, name, component).await;
-    let silent = answer.silent();
-    behaviour(format!("health of {component} on {name}: {}", answer.detail), silent, answer.reading)
 }

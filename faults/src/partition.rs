@@ -21,7 +21,10 @@ use shakedown_core::lever::{Lever, LeverKind, Traffic, Undo};
 use shakedown_core::timeline::Evidence;
 
 use crate::between::{self, DIRECTIONS, Direction, PathOf, TRAFFICS, Way};
-use crate::evidence::{behaviour, control, counter, dropped, proof, reach, reach_steadily};
+use crate::evidence::{
+    behaviour, control, counter, dropped, dropped_at_all, proof, reach, reach_all,
+    reach_all_steadily,
+};
 use crate::spec::Fields;
 
 /// The fault in the registry.
@@ -72,8 +75,9 @@ impl Partition {
     ) -> Result<(), FaultError> {
         let mut shown = false;
         // The requests are what the counters count: without traffic nothing would be dropped.
-        for (from, to) in cut.pairs() {
-            let answer = reach(cx, &from, &to, self.traffic).await;
+        let pairs = cut.pairs();
+        let answers = reach_all(cx, &pairs, self.traffic).await;
+        for ((from, to), answer) in pairs.into_iter().zip(answers) {
             if !self.answered.contains(&(from.clone(), to.clone())) {
                 continue;
             }
@@ -91,8 +95,8 @@ impl Partition {
             );
             evidence.push(behaviour(text, false, None));
         }
-        for node in &cut.to {
-            let (in_place, packets) = dropped(cx, &cut.id, node).await?;
+        let dropped = dropped_at_all(cx, &cut.id, &cut.to).await?;
+        for (node, (in_place, packets)) in cut.to.iter().zip(dropped) {
             let text = format!("cut {} at {node}: {packets} packets dropped", cut.id);
             evidence.push(counter(text, in_place && packets > 0, None));
         }
@@ -136,11 +140,10 @@ impl Fault for Partition {
 
     async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
         self.answered.clear();
-        for (from, to) in self.cuts.iter().flat_map(Way::pairs) {
-            if reach(cx, &from, &to, self.traffic).await.ok {
-                self.answered.insert((from, to));
-            }
-        }
+        let pairs: Vec<_> = self.cuts.iter().flat_map(Way::pairs).collect();
+        let answers = reach_all(cx, &pairs, self.traffic).await;
+        let answered = pairs.into_iter().zip(answers).filter(|(_, answer)| answer.ok);
+        self.answered.extend(answered.map(|(pair, _)| pair));
         let sides = (self.cuts[0].from.as_slice(), self.cuts[0].to.as_slice());
         let paths = between::untouched_paths(cx.cluster, sides, self.traffic);
         self.controls = between::answering(cx, paths).await;
@@ -185,8 +188,8 @@ impl Fault for Partition {
     async fn prove_healed(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
         let mut evidence = Vec::new();
         for cut in &self.cuts {
-            for node in &cut.to {
-                let (in_place, packets) = dropped(cx, &cut.id, node).await?;
+            let dropped = dropped_at_all(cx, &cut.id, &cut.to).await?;
+            for (node, (in_place, packets)) in cut.to.iter().zip(dropped) {
                 let text = format!(
                     "cut {} at {node} is {}: {packets} packets dropped",
                     cut.id,
@@ -195,8 +198,9 @@ impl Fault for Partition {
                 evidence.push(counter(text, !in_place, None));
             }
         }
-        for (from, to) in &self.answered {
-            let answer = reach_steadily(cx, from, to, self.traffic).await;
+        let answered: Vec<_> = self.answered.iter().cloned().collect();
+        let answers = reach_all_steadily(cx, &answered, self.traffic).await;
+        for ((from, to), answer) in answered.iter().zip(answers) {
             let text = format!("{from} reaches {to} steadily ({}): {}", self.word, answer.detail);
             evidence.push(behaviour(text, answer.ok, answer.reading));
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use shakedown_core::fault::{Fault, FaultCx, FaultError, FaultKind, FaultSpec, Proof, SpecError};
 use shakedown_core::lever::{Lever, LeverKind, ProcessState, Undo};
 
-use crate::evidence::{behaviour, counter, health, process, proof};
+use crate::evidence::{behaviour, counter, health_all, processes, proof};
 use crate::processes::{Processes, word};
 use crate::spec::Fields;
 
@@ -76,15 +76,15 @@ impl Fault for ProcessStop {
     async fn prove(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
         let component = self.processes.component;
         let mut evidence = Vec::new();
-        let mut first = Vec::new();
-        for node in &self.processes.nodes {
-            first.push(process(cx, node, component).await?);
-        }
+        let nodes = self.processes.nodes.clone();
+        let first = processes(cx, &nodes, component).await?;
         tokio::time::sleep(SAMPLE_PERIOD).await;
         self.ticks.clear();
-        for (at, node) in self.processes.nodes.iter().enumerate() {
+        let views = processes(cx, &nodes, component).await?;
+        let places = nodes.iter().map(|node| (node.clone(), component)).collect();
+        let answers = health_all(cx, places).await;
+        for (at, ((node, view), answer)) in nodes.iter().zip(views).zip(answers).enumerate() {
             let (before, sample) = (&self.processes.before[at], &first[at]);
-            let view = process(cx, node, component).await?;
             let stopped = [&view, sample].iter().all(|seen| {
                 seen.state == ProcessState::Stopped && seen.identity == before.identity
             });
@@ -98,7 +98,6 @@ impl Fault for ProcessStop {
                 stopped && gained == 0,
                 Some(view.reading),
             ));
-            let answer = health(cx, node, component).await;
             let silent = answer.silent();
             evidence.push(behaviour(
                 format!("health of {component} on {node}: {}", answer.detail),
@@ -124,8 +123,11 @@ impl Fault for ProcessStop {
     async fn prove_healed(&mut self, cx: &mut FaultCx<'_>) -> Result<Proof, FaultError> {
         let component = self.processes.component;
         let mut evidence = Vec::new();
-        for (at, node) in self.processes.nodes.iter().enumerate() {
-            let view = process(cx, node, component).await?;
+        let nodes = self.processes.nodes.clone();
+        let views = processes(cx, &nodes, component).await?;
+        let places = nodes.iter().map(|node| (node.clone(), component)).collect();
+        let answers = health_all(cx, places).await;
+        for (at, ((node, view), answer)) in nodes.iter().zip(views).zip(answers).enumerate() {
             let before = &self.processes.before[at];
             let ticks = self.ticks.get(at).copied().unwrap_or(before.ticks);
             let moves = view.identity != before.identity || view.ticks > ticks;
@@ -138,7 +140,6 @@ impl Fault for ProcessStop {
                 view.state == ProcessState::Running && moves,
                 Some(view.reading),
             ));
-            let answer = health(cx, node, component).await;
             evidence.push(behaviour(
                 format!("health of {component} on {node}: {}", answer.detail),
                 answer.ok,

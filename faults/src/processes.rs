@@ -7,7 +7,7 @@ use shakedown_core::fault::{FaultCx, FaultError, FaultSpec, SpecError};
 use shakedown_core::lever::{Component, ProcessState};
 use shakedown_core::timeline::Evidence;
 
-use crate::evidence::{ProcessView, control, health, process};
+use crate::evidence::{ProcessView, control, health, process, processes};
 use crate::spec::{self, Fields};
 
 /// How many peers are noted; one that behaves as before is enough.
@@ -44,10 +44,7 @@ impl Processes {
 
     /// Notes identities and ticks, of peers too.
     pub(crate) async fn baseline(&mut self, cx: &mut FaultCx<'_>) -> Result<(), FaultError> {
-        self.before.clear();
-        for node in &self.nodes {
-            self.before.push(process(cx, node, self.component).await?);
-        }
+        self.before = processes(cx, &self.nodes, self.component).await?;
         self.peers.clear();
         self.is_witnessed = false;
         for (node, component) in self.candidates(cx) {

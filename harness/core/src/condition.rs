@@ -131,6 +131,10 @@ impl Compiled {
     /// Whether an event can change the answer. Between two that can, nothing that it sees changes.
     pub fn can_change(&self, event: &Event) -> bool {
         let facts = self.sees.has("cluster");
+        if facts && self.sees.has_counts() {
+            // What is counted is seen in events of every sort.
+            return true;
+        }
         match &event.what {
             What::ScenarioBegan { .. } | What::Bound { .. } => true,
             What::Object { kind, .. } => {
@@ -147,7 +151,7 @@ impl Compiled {
 
     /// Whether it is true now. An error means that there is no answer: it is neither true nor false.
     pub fn holds(&mut self, world: &World) -> Result<bool, ConditionError> {
-        let mark = world.mark(&self.kinds, self.sees.has("cluster"), self.sees.has_counts());
+        let mark = world.mark(&self.kinds, self.sees.has_other_facts(), self.sees.has_counts());
         if let Some((seen, answer)) = &self.last
             && *seen == mark
         {
@@ -176,7 +180,8 @@ impl Compiled {
             context.add_variable_from_value("object", shown.value(kind));
         }
         if self.sees.has("cluster") {
-            context.add_variable_from_value("cluster", expression::value(&world.facts()));
+            let facts = world.facts(|fact| self.sees.has_fact(fact));
+            context.add_variable_from_value("cluster", expression::value(&facts));
         }
         if self.sees.has("objects") {
             context.add_variable_from_value("objects", expression::objects(world, &self.kinds));
@@ -221,6 +226,7 @@ mod tests {
     }
 
     fn object(kind: &str, object: Value) -> What {
+        let object = object.into();
         What::Object { change: Change::Added, kind: kind.into(), revision: 1, object }
     }
 
@@ -294,6 +300,38 @@ mod tests {
         assert!(error.message.contains("no answer"), "{error}");
         let error = ask("1 + 1", &world).unwrap_err();
         assert!(error.message.contains("not true or false"), "{error}");
+    }
+
+    #[test]
+    fn whoever_asks_for_counts_looks_at_every_event() {
+        let going = pod("shop", "a", None, true);
+        let event = Event { seq: 0, at_us: 0, error_us: 0, scenario: "s".into(), what: going };
+        for (cel, can_change) in [
+            ("cluster.seen['pod-evicted'] > 0", true),
+            ("cluster.etcd.leader != ''", false),
+            ("objects.nodes.exists(n, true)", false),
+            ("objects.pods.exists(p, true)", true),
+        ] {
+            let condition = Condition { object: None, cel: Some(cel.into()) };
+            let compiled = Compiled::new(&condition).unwrap();
+            assert_eq!(compiled.can_change(&event), can_change, "{cel}");
+        }
+    }
+
+    #[test]
+    fn only_the_facts_that_are_asked_for_are_made() {
+        for (cel, wanted, other) in [
+            ("cluster.seen['pod-evicted'] > 0", "seen", "containers"),
+            ("cluster.tally.nodesReady == 3", "tally", "containers"),
+            ("cluster.containers.exists(c, c.node == 'a')", "containers", "seen"),
+        ] {
+            let program = expression::compile(cel).unwrap();
+            let sees = expression::sees(&program);
+            assert!(sees.has_fact(wanted) && !sees.has_fact(other), "{cel}");
+        }
+        let whole =
+            expression::sees(&expression::compile("cluster['seen'] == cluster.seen").unwrap());
+        assert!(whole.has_fact("containers"), "who names the whole may look at anything");
     }
 
     #[test]

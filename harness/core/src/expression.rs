@@ -5,9 +5,10 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use kube_cel::KubeCelExt;
 use kube_cel::cel;
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
-use serde_json::{Value, json};
+use serde_json::{Value, json as plain};
 
 use crate::condition::{ConditionError, error, plain_name};
+use crate::json;
 use crate::kinds::Kind;
 use crate::world::World;
 
@@ -24,6 +25,10 @@ pub struct Sees {
     pub tests: Vec<String>,
     /// The fields that are selected anywhere.
     fields: Vec<String>,
+    /// The fields that are selected from `cluster`.
+    facts: Vec<String>,
+    /// How often `cluster` is named.
+    clusters: usize,
 }
 
 impl Sees {
@@ -32,9 +37,20 @@ impl Sees {
         self.names.iter().any(|known| known == name)
     }
 
+    /// Whether it may look at this fact of `cluster`: one that it selects, or any if it names the whole.
+    pub fn has_fact(&self, fact: &str) -> bool {
+        self.clusters > self.facts.len() || self.facts.iter().any(|known| known == fact)
+    }
+
+    /// Whether it may look at a fact of `cluster` that is no count.
+    pub fn has_other_facts(&self) -> bool {
+        self.clusters > self.facts.len()
+            || self.facts.iter().any(|fact| !["seen", "tally"].contains(&fact.as_str()))
+    }
+
     /// Whether it speaks of counts, which change all the time.
     pub fn has_counts(&self) -> bool {
-        let counts = ["acknowledged", "failed", "seen"];
+        let counts = ["acknowledged", "failed", "seen", "tally"];
         self.fields.iter().any(|field| counts.contains(&field.as_str()))
     }
 }
@@ -69,7 +85,10 @@ pub fn sees(program: &cel::Program) -> Sees {
 fn walk<'a>(expression: &'a IdedExpr, declared: &mut Vec<&'a str>, sees: &mut Sees) {
     match &expression.expr {
         Expr::Unspecified | Expr::Literal(_) => {}
-        Expr::Ident(name) => note(name, declared, sees),
+        Expr::Ident(name) => {
+            sees.clusters += usize::from(name == "cluster");
+            note(name, declared, sees);
+        }
         Expr::Call(call) => {
             if let [of, key] = call.args.as_slice()
                 && matches!(&of.expr, Expr::Select(select) if select.field == "seen")
@@ -86,6 +105,9 @@ fn walk<'a>(expression: &'a IdedExpr, declared: &mut Vec<&'a str>, sees: &mut Se
                 && ALWAYS_THERE.contains(&(part.field.as_str(), select.field.as_str()))
             {
                 sees.tests.push(format!("{}.{}", part.field, select.field));
+            }
+            if matches!(&select.operand.expr, Expr::Ident(name) if name == "cluster") {
+                sees.facts.push(select.field.clone());
             }
             if matches!(&select.operand.expr, Expr::Ident(name) if name == "objects") {
                 sees.plurals.push(select.field.clone());
@@ -163,18 +185,18 @@ pub fn objects(world: &World, kinds: &[String]) -> cel::Value {
 /// shared by every expression that asks.
 #[derive(Debug, Clone)]
 pub(crate) struct Shown {
-    object: Value,
+    object: json::Value,
     converted: OnceLock<cel::Value>,
 }
 
 impl Shown {
     /// A version of an object.
-    pub(crate) fn new(object: Value) -> Self {
+    pub(crate) fn new(object: json::Value) -> Self {
         Self { object, converted: OnceLock::new() }
     }
 
     /// As it is.
-    pub(crate) fn object(&self) -> &Value {
+    pub(crate) fn object(&self) -> &json::Value {
         &self.object
     }
 
@@ -199,26 +221,26 @@ const ALWAYS_THERE: &[(&str, &str)] = &[
 
 /// An object. Fields that Kubernetes leaves out when they are empty or zero, and that expressions
 /// usually ask for, have their zero value.
-fn object(kind: &str, object: &Value) -> cel::Value {
-    let mut object = object.clone();
+fn object(kind: &str, object: &json::Value) -> cel::Value {
+    let mut object = object.plain();
     let mut fill = |part: &str, field: &str, zero: Value| {
         if let Some(fields) = object.as_object_mut()
-            && let Some(part) = fields.entry(part).or_insert_with(|| json!({})).as_object_mut()
+            && let Some(part) = fields.entry(part).or_insert_with(|| plain!({})).as_object_mut()
         {
             part.entry(field).or_insert(zero);
         }
     };
-    fill("metadata", "labels", json!({}));
-    fill("metadata", "annotations", json!({}));
+    fill("metadata", "labels", plain!({}));
+    fill("metadata", "annotations", plain!({}));
     match kind {
-        "pods" => fill("spec", "nodeName", json!("")),
+        "pods" => fill("spec", "nodeName", plain!("")),
         "nodes" => {
-            fill("spec", "taints", json!([]));
-            fill("spec", "unschedulable", json!(false));
+            fill("spec", "taints", plain!([]));
+            fill("spec", "unschedulable", plain!(false));
         }
         "deployments.apps" | "replicasets.apps" => {
             for field in ["replicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
-                fill("status", field, json!(0));
+                fill("status", field, plain!(0));
             }
         }
         _ => {}

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::condition::{ConditionError, error, plain_name};
 use crate::expression::Shown;
+use crate::json;
 use crate::kinds::Kind;
 use crate::roles::Ref;
 use crate::world::World;
@@ -49,7 +50,7 @@ impl fmt::Display for Partial {
 
 impl Partial {
     /// The object, if it is there.
-    pub fn find<'w>(&self, world: &'w World) -> Result<Option<&'w Value>, ConditionError> {
+    pub fn find<'w>(&self, world: &'w World) -> Result<Option<&'w json::Value>, ConditionError> {
         Ok(self.shown(world)?.map(Shown::object))
     }
 
@@ -106,22 +107,25 @@ pub fn bind(value: &Value, world: &World) -> Result<Value, ConditionError> {
 }
 
 /// Whether what was seen is as is wanted.
-pub fn matches(wanted: &Value, seen: &Value) -> bool {
+pub fn matches(wanted: &Value, seen: &json::Value) -> bool {
+    use json::Value as Seen;
     match (wanted, seen) {
-        (Value::Object(wanted), Value::Object(seen)) => {
+        (Value::Object(wanted), Seen::Object(seen)) => {
             wanted.iter().all(|(key, wanted)| match seen.get(key) {
                 Some(seen) => matches(wanted, seen),
                 None => is_nothing(wanted),
             })
         }
         // Merge keys are unique in a list: an item that matches has the wanted one's merge key.
-        (Value::Array(wanted), Value::Array(seen)) if !wanted.is_empty() => {
+        (Value::Array(wanted), Seen::Array(seen)) if !wanted.is_empty() => {
             wanted.iter().all(|wanted| seen.iter().any(|seen| matches(wanted, seen)))
         }
-        (Value::Array(_), Value::Array(seen)) => seen.is_empty(),
-        (Value::Number(wanted), Value::Number(seen)) => wanted.as_f64() == seen.as_f64(),
-        (wanted, Value::Null) => is_nothing(wanted),
-        (wanted, seen) => wanted == seen,
+        (Value::Array(_), Seen::Array(seen)) => seen.is_empty(),
+        (Value::Number(wanted), Seen::Number(seen)) => wanted.as_f64() == seen.as_f64(),
+        (wanted, Seen::Null) => is_nothing(wanted),
+        (Value::String(wanted), seen) => *seen == *wanted,
+        (Value::Bool(wanted), seen) => *seen == *wanted,
+        _ => false,
     }
 }
 
@@ -167,7 +171,7 @@ mod tests {
             (json!({"spec": {"unschedulable": false}}), true),
             (json!({"spec": {"unschedulable": true}}), false),
         ] {
-            assert_eq!(matches(&wanted, &node), expected, "{wanted}");
+            assert_eq!(matches(&wanted, &node.clone().into()), expected, "{wanted}");
         }
     }
 
@@ -182,7 +186,7 @@ mod tests {
             (json!({"a": 6}), json!({"a": 6.0}), true),
             (json!({"a": "6"}), json!({"a": 6}), false),
         ] {
-            assert_eq!(matches(&wanted, &seen), expected, "{wanted} {seen}");
+            assert_eq!(matches(&wanted, &seen.clone().into()), expected, "{wanted} {seen}");
         }
     }
 }

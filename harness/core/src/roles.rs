@@ -5,14 +5,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use rand::RngCore;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
+use crate::json::Value;
 use crate::lever::Component;
 use crate::read::did_you_mean;
 use crate::target::{Role, ZONE_LABEL};
 use crate::world::World;
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
 
 /// A name, or a binding that stands for one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -454,14 +453,14 @@ mod tests {
         let mut nodes: Vec<NodeFact> =
             (1..=5).map(|n| node(&format!("cp-{n}"), Role::ControlPlane)).collect();
         nodes.extend((1..=3).map(|n| node(&format!("worker-{n}"), Role::Worker)));
-        let object = |kind: &str, object| What::Object {
+        let object = |kind: &str, object: serde_json::Value| What::Object {
             change: Change::Added,
             kind: kind.into(),
             revision: 1,
-            object,
+            object: object.into(),
         };
         let owner = |kind: &str, name: &str| json!([{"kind": kind, "name": name}]);
-        let pod = |name: &str, owners: Value, node: &str| {
+        let pod = |name: &str, owners: serde_json::Value, node: &str| {
             object(
                 "pods",
                 json!({"metadata": {"namespace": "shop", "name": name, "ownerReferences": owners}, "spec": {"nodeName": node}}),

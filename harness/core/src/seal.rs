@@ -133,7 +133,7 @@ mod tests {
     fn what_was_read_back_from_a_file_is_the_same() {
         let object = serde_json::json!({"b": {"z": 1, "a": [1.5, null]}, "a": "ü\n"});
         let change = crate::timeline::Change::Added;
-        let what = What::Object { change, kind: "pods".into(), revision: 7, object };
+        let what = What::Object { change, kind: "pods".into(), revision: 7, object: object.into() };
         let read: What = serde_json::from_str(&serde_json::to_string(&what).unwrap()).unwrap();
         let (mut before, mut after) = (Seal::default(), Seal::default());
         before.chain(1, 2, &what);

@@ -217,6 +217,14 @@ pub trait Target: Send {
     async fn undo(&mut self, undo: &Undo) -> Result<(), TargetError>;
     /// Answers a question. A node that is gone or paused is an answer, not an error.
     async fn probe(&mut self, probe: &Probe) -> Result<Reading, TargetError>;
+    /// Answers several questions, in their order. A target that can asks them all at the same time.
+    async fn probe_all(&mut self, probes: &[Probe]) -> Vec<Result<Reading, TargetError>> {
+        let mut answers = Vec::with_capacity(probes.len());
+        for probe in probes {
+            answers.push(self.probe(probe).await);
+        }
+        answers
+    }
     /// What the target itself sees, as it happens: containers that start and stop, processes,
     /// etcd members, audit lines. Each with microseconds since `clock`'s zero and an error bound.
     fn observe(&mut self) -> BoxStream<'static, Observation>;

@@ -2,11 +2,10 @@
 //!
 //! `timeline.ndjson` is one [`Event`] a line; the first is [`What::Run`] with the format's number.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
+use crate::json::Value;
 use crate::lever::{Component, ContainerFact, ProcessState, Reading, Undo};
 use crate::target::ClusterFact;
+use serde::{Deserialize, Serialize};
 
 /// The shape of the timeline; raised when it changes. Older ones stay readable, from [`OLDEST`] on.
 ///

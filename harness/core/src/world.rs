@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::expression::Shown;
+use crate::json::Value;
 use crate::lever::{Component, ContainerFact};
 use crate::sometimes::Sometimes;
+use crate::tally::Tally;
 use crate::target::{ClusterFact, Role};
 use crate::timeline::{Change, Event, FaultPhase, Outcome, What};
 
@@ -17,6 +19,18 @@ use crate::timeline::{Change, Event, FaultPhase, Outcome, What};
 pub const NAMESPACE: &str = "namespace";
 /// The leaders are read from these.
 pub(crate) const LEASES: &str = "leases.coordination.k8s.io";
+/// What CEL expressions see in `cluster`.
+const FACTS: &[&str] = &[
+    "workers",
+    "controlPlanes",
+    "writes",
+    "seen",
+    "etcd",
+    "leaders",
+    "containers",
+    "endedContainers",
+    "tally",
+];
 /// The verbs that write.
 const WRITES: &[&str] = &["create", "update", "delete", "patch"];
 
@@ -72,6 +86,7 @@ pub struct World {
     ended: Vec<(String, ContainerFact)>,
     writes: Writes,
     sometimes: Sometimes,
+    tally: Tally,
     fault_at_us: u64,
     now_us: u64,
 }
@@ -157,6 +172,7 @@ impl World {
     fn object_changed(&mut self, change: Change, kind: &str, object: &Value) {
         let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let key = (text("/metadata/namespace").to_string(), text("/metadata/name").to_string());
+        self.tally.see(change, kind, &key, object);
         let objects = self.objects.entry(kind.to_string()).or_default();
         match change {
             Change::Added | Change::Modified => objects.insert(key, Shown::new(object.clone())),
@@ -213,6 +229,14 @@ impl World {
     /// Every object of a kind, by plural and group, in order of namespace and name.
     pub fn objects(&self, kind: &str) -> impl Iterator<Item = (&Key, &Value)> {
         self.all_shown(kind).map(|(key, shown)| (key, shown.object()))
+    }
+
+    /// Whether a namespace has any object of a kind.
+    pub fn has_any(&self, kind: &str, namespace: &str) -> bool {
+        let first = (namespace.to_string(), String::new());
+        let mut found =
+            self.objects.get(kind).into_iter().flat_map(|all| all.range(first.clone()..));
+        found.next().is_some_and(|((ns, _), _)| ns == namespace)
     }
 
     /// As [`World::objects`], with what CEL sees of each.
@@ -283,40 +307,45 @@ impl World {
         self.containers.iter().map(|((node, _), container)| (node.as_str(), container))
     }
 
-    /// The facts that CEL expressions see as `cluster`.
-    pub fn facts(&self) -> Value {
+    /// The facts that CEL expressions see as `cluster`, as far as they are wanted: a large cluster has
+    /// too many containers to be told each time of.
+    pub fn facts(&self, wants: impl Fn(&str) -> bool) -> serde_json::Value {
         let names =
             |role| self.cluster.as_ref().map(|cluster| cluster.names(role)).unwrap_or_default();
-        let members: BTreeMap<&String, Value> = self
-            .etcd
-            .iter()
-            .map(|(node, view)| {
-                (node, json!({"leads": view.member == view.leader, "term": view.term, "revision": view.revision}))
-            })
-            .collect();
         let leader = |component| self.leader(component).unwrap_or_default();
-        json!({
-            "workers": names(Role::Worker),
-            "controlPlanes": names(Role::ControlPlane),
-            "writes": {
+        let fact = |name: &str| match name {
+            "workers" => json!(names(Role::Worker)),
+            "controlPlanes" => json!(names(Role::ControlPlane)),
+            "writes" => json!({
                 "succeeding": self.writes.succeeding,
                 "acknowledged": self.writes.acknowledged,
                 "failed": self.writes.failed,
-            },
-            "seen": self.seen(),
-            "etcd": {"leader": self.etcd_leader().unwrap_or_default(), "members": members},
-            "leaders": {
+            }),
+            "seen" => json!(self.seen()),
+            "etcd" => {
+                let members: BTreeMap<&String, serde_json::Value> = self
+                    .etcd
+                    .iter()
+                    .map(|(node, view)| {
+                        (node, json!({"leads": view.member == view.leader, "term": view.term, "revision": view.revision}))
+                    })
+                    .collect();
+                json!({"leader": self.etcd_leader().unwrap_or_default(), "members": members})
+            }
+            "leaders" => json!({
                 "scheduler": leader(Component::KubeScheduler),
                 "controllerManager": leader(Component::KubeControllerManager),
-            },
-            "containers": self.containers().map(|(node, fact)| shown(node, fact)).collect::<Vec<_>>(),
-            "endedContainers":
-                self.ended.iter().map(|(node, fact)| shown(node, fact)).collect::<Vec<_>>(),
-        })
+            }),
+            "containers" => self.containers().map(|(node, fact)| shown(node, fact)).collect(),
+            "tally" => self.tally.counts(),
+            _ => self.ended.iter().map(|(node, fact)| shown(node, fact)).collect(),
+        };
+        let wanted = FACTS.iter().filter(|name| wants(name));
+        wanted.map(|name| ((*name).to_owned(), fact(name))).collect()
     }
 
-    /// A mark of what these kinds, and if asked for the cluster's facts and the counts of writes and
-    /// of what was seen, look like now.
+    /// A mark of what these kinds, and if asked for the cluster's facts and the counts of writes,
+    /// of what was seen and of what is there, look like now.
     pub fn mark(&self, kinds: &[String], with_facts: bool, with_counts: bool) -> Mark {
         let version = |kind: &String| self.versions.get(kind).copied().unwrap_or(0);
         let mut mark: Mark = kinds.iter().map(version).collect();
@@ -326,13 +355,14 @@ impl World {
         }
         if with_counts {
             mark.push(self.writes.acknowledged + self.writes.failed + self.sometimes.total());
+            mark.push(self.tally.version());
         }
         mark
     }
 }
 
 /// A container as conditions see it.
-fn shown(node: &str, container: &ContainerFact) -> Value {
+fn shown(node: &str, container: &ContainerFact) -> serde_json::Value {
     json!({
         "node": node, "namespace": container.namespace, "pod": container.pod,
         "podUid": container.pod_uid, "container": container.container,
@@ -412,7 +442,11 @@ mod tests {
         let mut world = World::new();
         let object = json!({"metadata": {"name": "n"}});
         let change = Change::Added;
-        see(&mut world, 1, What::Object { change, kind: "nodes".into(), revision: 1, object });
+        see(
+            &mut world,
+            1,
+            What::Object { change, kind: "nodes".into(), revision: 1, object: object.into() },
+        );
         see(&mut world, 2, What::Bound { name: "x".into(), to: vec!["n".into()] });
         see(&mut world, 3, What::Moment { name: "start".into() });
         let kinds = ["nodes".to_string()];

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::lever::ProcessState;
 use shakedown_core::timeline::{Change, Event, FaultPhase, What};
 use shakedown_core::verdict::ScenarioVerdict;
@@ -287,14 +287,19 @@ mod tests {
         event(at_s, What::Fault { name, fault, phase, targets, undo, evidence })
     }
 
-    fn node(at_s: f64, ready: &str, taints: Value) -> Event {
+    fn node(at_s: f64, ready: &str, taints: serde_json::Value) -> Event {
         let object = json!({
             "metadata": {"name": "worker-1"}, "spec": {"taints": taints},
             "status": {"conditions": [{"type": "Ready", "status": ready}]},
         });
         event(
             at_s,
-            What::Object { change: Change::Modified, kind: "nodes".into(), revision: 1, object },
+            What::Object {
+                change: Change::Modified,
+                kind: "nodes".into(),
+                revision: 1,
+                object: object.into(),
+            },
         )
     }
 
@@ -309,7 +314,12 @@ mod tests {
         });
         event(
             at_s,
-            What::Object { change: Change::Modified, kind: "pods".into(), revision: 1, object },
+            What::Object {
+                change: Change::Modified,
+                kind: "pods".into(),
+                revision: 1,
+                object: object.into(),
+            },
         )
     }
 

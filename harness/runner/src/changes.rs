@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use shakedown_core::kinds::Kind;
 use shakedown_core::scenario::CHANGES;
 use shakedown_core::timeline::What;
@@ -75,8 +75,9 @@ impl Session<'_> {
 /// Whether a Deployment has all that it asks for.
 fn is_done(world: &World, namespace: &str, name: &str) -> bool {
     let Some(object) = world.object("deployments.apps", namespace, name) else { return false };
-    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-    let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    let whole = |pointer: &str| object.pointer(pointer)?.as_i64();
+    let number = |pointer: &str| whole(pointer).unwrap_or(0);
+    let replicas = whole("/spec/replicas").unwrap_or(1);
     let counts = ["/status/replicas", "/status/updatedReplicas", "/status/readyReplicas"];
     number("/status/observedGeneration") >= number("/metadata/generation")
         && counts.iter().all(|count| number(count) == replicas)

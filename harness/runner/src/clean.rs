@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shakedown_core::json;
 use shakedown_core::kinds::KINDS;
 use shakedown_core::sabotage::Sabotage;
 use shakedown_core::target::Role;
@@ -140,7 +141,7 @@ impl Session<'_> {
         let path =
             KINDS.iter().find(|kind| kind.word == "namespace").expect("namespaces are a kind");
         self.delete(path.path("", &namespace)).await?;
-        let is_gone = |events: &EventLoop<'_>| left(events.world(), &namespace).is_empty();
+        let is_gone = |events: &EventLoop<'_>| is_gone(events.world(), &namespace);
         let time = Instant::now() + GONE_LIMIT;
         if self.wait(time, is_gone).await? {
             return Ok(());
@@ -170,17 +171,18 @@ impl Session<'_> {
         let time = Instant::now() + CALM_LIMIT;
         let workers = self.cluster.names(Role::Worker);
         let before = self.nodes_before.clone();
-        let restless = |world: &World| -> Vec<String> {
-            let is_calm = |name: &String| {
-                let node = world.object("nodes", "", name);
-                node.is_some_and(|node| {
-                    is_ready(node) && before.get(name).is_none_or(|was| *was == marks(node))
-                })
-            };
-            workers.iter().filter(|name| !is_calm(name)).cloned().collect()
+        let is_calm = |world: &World, name: &str| {
+            let node = world.object("nodes", "", name);
+            node.is_some_and(|node| {
+                is_ready(node) && before.get(name).is_none_or(|was| *was == marks(node))
+            })
         };
-        if !self.wait(time, |events| restless(events.world()).is_empty()).await? {
-            let nodes = restless(self.events.world()).join(", ");
+        let are_calm = |world: &World| workers.iter().all(|name| is_calm(world, name));
+        if !self.wait(time, |events| are_calm(events.world())).await? {
+            let world = self.events.world();
+            let restless: Vec<&str> =
+                workers.iter().map(String::as_str).filter(|name| !is_calm(world, name)).collect();
+            let nodes = restless.join(", ");
             return Err(Stop::failed(
                 "waiting until the cluster is calm",
                 format!("not as before: {nodes}"),
@@ -203,6 +205,11 @@ impl Session<'_> {
     }
 }
 
+/// Whether nothing of a namespace is left. Asked after every event, so it looks at no pod.
+fn is_gone(world: &World, namespace: &str) -> bool {
+    !world.has_any("pods", namespace) && world.object("namespaces", "", namespace).is_none()
+}
+
 /// What of a namespace is left, as the witness sees it.
 fn left(world: &World, namespace: &str) -> Vec<String> {
     let mut left: Vec<String> = world
@@ -216,22 +223,23 @@ fn left(world: &World, namespace: &str) -> Vec<String> {
     left
 }
 
-fn is_ready(node: &Value) -> bool {
-    let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+fn is_ready(node: &json::Value) -> bool {
+    let conditions = node.pointer("/status/conditions").and_then(json::Value::as_array);
     conditions.is_some_and(|all| {
         all.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
     })
 }
 
 /// Taints, in an order of their own and without their times, and whether it is cordoned.
-fn marks(node: &Value) -> Value {
-    let taints = node.pointer("/spec/taints").and_then(Value::as_array);
+fn marks(node: &json::Value) -> Value {
+    let taints = node.pointer("/spec/taints").and_then(json::Value::as_array);
     let mut taints: Vec<String> = taints
         .into_iter()
         .flatten()
         .map(|taint| format!("{}={}:{}", taint["key"], taint["value"], taint["effect"]))
         .collect();
     taints.sort();
-    let cordoned = node.pointer("/spec/unschedulable").and_then(Value::as_bool).unwrap_or(false);
+    let cordoned =
+        node.pointer("/spec/unschedulable").and_then(json::Value::as_bool).unwrap_or(false);
     json!({"taints": taints, "unschedulable": cordoned})
 }

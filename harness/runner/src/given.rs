@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shakedown_core::json;
 use shakedown_core::kinds::Kind;
 use shakedown_core::timeline::What;
 use shakedown_core::world::{NAMESPACE, World};
@@ -72,7 +73,7 @@ impl Session<'_> {
                 let patience = Instant::now() + READY_LIMIT;
                 let is_seen = |events: &EventLoop<'_>| {
                     let seen = events.world().object(kind.id, &namespace, &name);
-                    let placed = |object: &Value| {
+                    let placed = |object: &json::Value| {
                         kind.word != "pod"
                             || object["spec"]["nodeName"]
                                 .as_str()
@@ -149,7 +150,7 @@ fn is_ready(world: &World, (kind, namespace, name): &Wanted) -> bool {
         return true;
     }
     let Some(object) = world.object(kind.id, namespace, name) else { return false };
-    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64);
+    let number = |pointer: &str| object.pointer(pointer)?.as_i64();
     match kind.word {
         "pod" => is_pod_ready(object),
         "deployment" | "replicaset" => {
@@ -162,9 +163,10 @@ fn is_ready(world: &World, (kind, namespace, name): &Wanted) -> bool {
     }
 }
 
-fn is_pod_ready(pod: &Value) -> bool {
-    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
-    let is_true = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
-    let phase = pod.pointer("/status/phase").and_then(Value::as_str);
+fn is_pod_ready(pod: &json::Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(json::Value::as_array);
+    let is_true =
+        |condition: &json::Value| condition["type"] == "Ready" && condition["status"] == "True";
+    let phase = pod.pointer("/status/phase").and_then(json::Value::as_str);
     phase == Some("Succeeded") || conditions.is_some_and(|all| all.iter().any(is_true))
 }

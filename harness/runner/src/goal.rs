@@ -46,9 +46,15 @@ impl Goal {
             |event: &Event| matches!(&event.what, What::Moment { name } if name == after);
         let mut has_come = false;
         for event in events {
-            world.apply(event);
-            has_come = has_come || is_moment(event);
-            if has_come {
+            // Objects of which the condition does not speak need not be taken in, and between two events
+            // that can change the answer it stays as it is.
+            let can_change = self.compiled.can_change(event);
+            if can_change || !matches!(event.what, What::Object { .. }) {
+                world.apply(event);
+            }
+            let comes = !has_come && is_moment(event);
+            has_come |= comes;
+            if comes || (has_come && can_change) {
                 self.see(&world, event.at_us, event.error_us);
             }
         }
@@ -139,7 +145,12 @@ mod tests {
         let object: Value = json!({"metadata": {"name": "n"}, "spec": {"unschedulable": cordoned}});
         event(
             at,
-            What::Object { change: Change::Modified, kind: "nodes".into(), revision: 1, object },
+            What::Object {
+                change: Change::Modified,
+                kind: "nodes".into(),
+                revision: 1,
+                object: object.into(),
+            },
         )
     }
 

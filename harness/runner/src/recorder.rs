@@ -10,9 +10,13 @@ use std::time::Duration;
 
 use shakedown_core::plan::START;
 use shakedown_core::sabotage::{Sabotage, Switches};
+use shakedown_core::target::ClusterSpec;
 use shakedown_core::timeline::{Event, FORMAT, What, unreadable};
 use shakedown_core::world::World;
 use tokio::time::Instant;
+
+/// What a node may add to the most events: dozens of pods, and the heartbeats of an hour.
+const EVENTS_PER_NODE: usize = 4000;
 
 /// Where a run ends that does not end by itself.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +30,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { events: 1_000_000, scenario: Duration::from_secs(2 * 3600) }
+    }
+}
+
+impl Limits {
+    /// The limits for a cluster of this size: every node beats its heart, and has pods.
+    pub fn of(cluster: &ClusterSpec) -> Self {
+        let usual = Self::default();
+        Self { events: usual.events + EVENTS_PER_NODE * cluster.workers as usize, ..usual }
     }
 }
 

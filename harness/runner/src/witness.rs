@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use futures::{AsyncBufReadExt, StreamExt};
 use http::Request;
-use serde_json::{Value, json};
+use serde_json::{Value as Plain, json};
+use shakedown_core::json::Value;
 use shakedown_core::kinds::{KINDS, Kind};
 use shakedown_core::sabotage::{Sabotage, Switches};
 use shakedown_core::target::Endpoint;
@@ -86,6 +87,7 @@ impl Witness {
                 shared: shared.clone(),
                 sender: sender.clone(),
                 known: BTreeMap::new(),
+                last: Value::Null,
                 count: 0,
             };
             tasks.spawn(stream.run());
@@ -155,6 +157,8 @@ struct Stream {
     sender: Sender,
     /// What the watch has told so far.
     known: BTreeMap<Key, Value>,
+    /// What came last: a new object has most in common with it.
+    last: Value,
     /// How many changes came, for the planted defects.
     count: u64,
 }
@@ -222,19 +226,25 @@ impl Stream {
         for object in list["items"].as_array().into_iter().flatten() {
             found.insert(key_of(object), slim(object.clone()));
         }
-        let gone: Vec<Value> = self
+        let gone: Vec<(Key, Value)> = self
             .known
             .iter()
             .filter(|(key, _)| !found.contains_key(*key))
-            .map(|(_, object)| object.clone())
+            .map(|(key, object)| (key.clone(), object.clone()))
             .collect();
         let revision = revision_of(&list);
-        for object in gone {
-            self.changed(Change::Deleted, revision, error, object).await.ok()?;
+        for (key, object) in gone {
+            self.known.remove(&key);
+            self.tell_of(Change::Deleted, revision, error, object).await.ok()?;
         }
         for (key, object) in found {
             let change = match self.known.get(&key) {
-                Some(known) if revision_of(known) == revision_of(&object) => continue,
+                Some(known)
+                    if known["metadata"]["resourceVersion"]
+                        == text(&object, "/metadata/resourceVersion") =>
+                {
+                    continue;
+                }
                 Some(_) => Change::Modified,
                 None => Change::Added,
             };
@@ -248,12 +258,27 @@ impl Stream {
         change: Change,
         revision: i64,
         error: Duration,
+        object: Plain,
+    ) -> Result<(), mpsc::error::SendError<()>> {
+        let key = key_of(&object);
+        let object = Value::like(object, self.known.get(&key).unwrap_or(&self.last));
+        match change {
+            Change::Deleted => drop(self.known.remove(&key)),
+            _ => {
+                self.last = object.clone();
+                self.known.insert(key, object.clone());
+            }
+        }
+        self.tell_of(change, revision, error, object).await
+    }
+
+    async fn tell_of(
+        &self,
+        change: Change,
+        revision: i64,
+        error: Duration,
         object: Value,
     ) -> Result<(), mpsc::error::SendError<()>> {
-        match change {
-            Change::Deleted => self.known.remove(&key_of(&object)),
-            _ => self.known.insert(key_of(&object), object.clone()),
-        };
         self.tell(error, What::Object { change, kind: self.kind.id.into(), revision, object }).await
     }
 
@@ -284,7 +309,7 @@ impl Stream {
                 line = lines.next() => line,
             };
             let Some(Ok(line)) = line else { return End::Broken };
-            let Ok(mut event) = serde_json::from_str::<Value>(&line) else { return End::Broken };
+            let Ok(mut event) = serde_json::from_str::<Plain>(&line) else { return End::Broken };
             let object = slim(event["object"].take());
             let change = match event["type"].as_str() {
                 Some("ADDED") => Change::Added,
@@ -345,15 +370,18 @@ fn known_until(good: Instant, lived: Duration, before: Option<Instant>) -> Insta
     }
 }
 
-fn key_of(object: &Value) -> Key {
-    let text =
-        |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string();
+fn key_of(object: &Plain) -> Key {
+    let text = |pointer| text(object, pointer).to_string();
     (text("/metadata/namespace"), text("/metadata/name"))
 }
 
+fn text<'o>(object: &'o Plain, pointer: &str) -> &'o str {
+    object.pointer(pointer).and_then(Plain::as_str).unwrap_or_default()
+}
+
 /// Without what nobody asks for and what fills timelines.
-fn slim(mut object: Value) -> Value {
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+fn slim(mut object: Plain) -> Plain {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Plain::as_object_mut) {
         metadata.remove("managedFields");
     }
     object

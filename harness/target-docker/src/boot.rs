@@ -177,8 +177,15 @@ impl DockerTarget {
         let deadline = Instant::now() + READY_WITHIN;
         let workers = self.record.fact().names(Role::Worker);
         let mut told = BTreeSet::new();
+        let mut may_route = false;
         loop {
-            let (nodes, why) = self.list_nodes().await;
+            let (nodes, mut why) = self.list_nodes().await;
+            if why.is_empty() && !may_route {
+                match self.let_kubelets_route().await {
+                    Ok(()) => may_route = true,
+                    Err(error) => why = error,
+                }
+            }
             for node in nodes.iter().filter(|node| is_ready(node)) {
                 let name = node.metadata.name.clone().unwrap_or_default();
                 if told.insert(name.clone()) {
@@ -199,6 +206,27 @@ impl DockerTarget {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Lets every kubelet follow all nodes: it sets the routes to them, as a network plugin does elsewhere
+    /// under a service account of its own. Why not, if that is refused.
+    async fn let_kubelets_route(&self) -> Result<(), String> {
+        let Some(endpoint) = self.endpoints.first() else { return Ok(()) };
+        for (plural, object) in route_permissions() {
+            let request =
+                http::Request::post(format!("/apis/rbac.authorization.k8s.io/v1/{plural}"))
+                    .header("content-type", "application/json")
+                    .body(object.to_string().into_bytes())
+                    .map_err(|error| error.to_string())?;
+            let answer = endpoint.client.request::<serde_json::Value>(request);
+            match tokio::time::timeout(REQUEST_WITHIN, answer).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
+                Ok(Err(error)) => return Err(format!("{plural}: {error}")),
+                Err(_) => return Err(format!("{plural}: no answer")),
+            }
+        }
+        Ok(())
     }
 
     /// The Node objects, asked of every API server: all must answer. Why not, if one does not.
@@ -256,6 +284,22 @@ impl DockerTarget {
         let why = if said.is_empty() { why } else { format!("{why}\n{}", said.join("\n")) };
         TargetError::Failed { what, why, hint }
     }
+}
+
+/// The permission to follow all nodes, and to whom it is given.
+fn route_permissions() -> [(&'static str, serde_json::Value); 2] {
+    let group = "rbac.authorization.k8s.io";
+    let name = "shakedown:node-routes";
+    let role = serde_json::json!({
+        "metadata": {"name": name},
+        "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}],
+    });
+    let binding = serde_json::json!({
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
+        "subjects": [{"apiGroup": group, "kind": "Group", "name": "system:nodes"}],
+    });
+    [("clusterroles", role), ("clusterrolebindings", binding)]
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -121,7 +121,7 @@ impl World {
     fn client(self: &Arc<Self>, node: &Arc<Node>, component: Component, user: &User) -> ApiClient {
         let servers = self.in_turn(node).into_iter();
         let clients = servers.map(|to| self.way(node.name(), &to, Some(component), user));
-        ApiClient::new(clients.collect())
+        ApiClient::new(clients.collect()).named(component.name())
     }
 
     /// A client of one API server.

@@ -22,6 +22,6 @@ mod watching;
 mod wire;
 mod world;
 
-pub use limits::{LimitReached, RunLimits, run, run_within};
+pub use limits::{LimitReached, RunLimits, requests, run, run_within};
 pub use operator::Operator;
 pub use target::{SimTarget, sabotages};

@@ -16,6 +16,9 @@ use tokio::time::Instant;
 /// How often, in virtual time, the clocks are compared with their limits.
 const WATCH_PERIOD: Duration = Duration::from_secs(60);
 
+/// What a node may ask at one instant, if it comes to more than the limit of the run.
+const AT_ONCE_PER_NODE: u64 = 200;
+
 /// The bounds of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunLimits {
@@ -108,12 +111,20 @@ struct Used {
     requests: u64,
     at: Instant,
     at_once: u64,
+    /// The limit on them: that of the run, or more in a large cluster.
+    at_once_max: u64,
     reached: Option<LimitReached>,
 }
 
 impl Meter {
     fn new(seed: u64, limits: RunLimits) -> Arc<Self> {
-        let used = Used { requests: 0, at: Instant::now(), at_once: 0, reached: None };
+        let used = Used {
+            requests: 0,
+            at: Instant::now(),
+            at_once: 0,
+            at_once_max: limits.requests_at_once,
+            reached: None,
+        };
         Arc::new(Self { seed, limits, used: Mutex::new(used), reached: Notify::new() })
     }
 
@@ -133,8 +144,8 @@ impl Meter {
         }
         used.requests += 1;
         used.at_once += 1;
-        let reached = if used.at_once > limits.requests_at_once {
-            let (limit, from) = (limits.requests_at_once, from.to_owned());
+        let reached = if used.at_once > used.at_once_max {
+            let (limit, from) = (used.at_once_max, from.to_owned());
             Some(LimitReached::RequestsAtOnce { seed, limit, from, what: what() })
         } else if used.requests > limits.requests {
             Some(LimitReached::Requests { seed, limit: limits.requests })
@@ -149,6 +160,12 @@ impl Meter {
             }
             None => true,
         }
+    }
+
+    /// Allows for a cluster of so many nodes, which may all ask at one instant.
+    pub(crate) fn allow_for(&self, nodes: u64) {
+        let mut used = self.lock();
+        used.at_once_max = used.at_once_max.max(nodes * AT_ONCE_PER_NODE);
     }
 
     /// How many requests there were.
@@ -188,6 +205,11 @@ impl Meter {
             }
         }
     }
+}
+
+/// How many requests the run on this thread has made to API servers so far.
+pub fn requests() -> u64 {
+    Meter::current().requests()
 }
 
 thread_local! {

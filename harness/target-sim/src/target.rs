@@ -214,6 +214,7 @@ impl Target for SimTarget {
             sabotages: &planted(&spec.sabotages_of_orchestrator())?,
             operator: self.operator.clone(),
         });
+        world.meter.allow_for(u64::from(spec.control_planes + spec.workers));
         self.tasks = vec![world.env.spawn(world.clone().watch_members())];
         let control_planes = world.names(Role::ControlPlane);
         let workers = world.names(Role::Worker);
@@ -324,6 +325,17 @@ impl Target for SimTarget {
 
     async fn probe(&mut self, probe: &Probe) -> Result<Reading, TargetError> {
         probes::answer(self.world()?, &self.endpoints, probe).await
+    }
+
+    async fn probe_all(&mut self, probes: &[Probe]) -> Vec<Result<Reading, TargetError>> {
+        let world = match self.world() {
+            Ok(world) => world,
+            Err(why) => {
+                return probes.iter().map(|_| Err(failed("asking", &why.to_string()))).collect();
+            }
+        };
+        let answers = probes.iter().map(|probe| probes::answer(world, &self.endpoints, probe));
+        futures::future::join_all(answers).await
     }
 
     fn observe(&mut self) -> BoxStream<'static, Observation> {

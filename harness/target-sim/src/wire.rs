@@ -53,9 +53,14 @@ impl Drop for Busy {
     }
 }
 
+/// Fewer connections are not worth a sweep.
+const SWEPT_MIN: usize = 64;
+
 #[derive(Default)]
 struct Inner {
     wires: Vec<Weak<Wire>>,
+    /// How many there were after the last sweep.
+    swept: usize,
     /// How many were reset between two nodes, the lesser name first.
     resets: BTreeMap<(String, String, Traffic), u64>,
 }
@@ -77,7 +82,11 @@ impl Wires {
             resets: Signal::default(),
         });
         let mut inner = self.lock();
-        inner.wires.retain(|wire| wire.strong_count() > 0);
+        // Those that are gone are swept out when they may be half of all.
+        if inner.wires.len() >= 2 * inner.swept {
+            inner.wires.retain(|wire| wire.strong_count() > 0);
+            inner.swept = inner.wires.len().max(SWEPT_MIN);
+        }
         inner.wires.push(Arc::downgrade(&wire));
         wire
     }

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use super::Counts;
+use crate::json::Value;
 use crate::timeline::{Operation, Outcome, Reads};
 
 /// What is known of the clients' work.

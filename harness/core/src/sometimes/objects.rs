@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use super::Counts;
+use crate::json::Value;
 use crate::target::{ClusterFact, Role};
 use crate::timeline::Change;
 
@@ -17,7 +16,10 @@ type Taint = (String, String, String);
 /// What is known of objects.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Objects {
-    workers: Vec<String>,
+    workers: BTreeSet<String>,
+    /// How many of the workers are known, and how many are Ready.
+    known: usize,
+    ready: usize,
     are_all_lost: bool,
     nodes: BTreeMap<String, Node>,
     pods: BTreeMap<Key, Pod>,
@@ -77,7 +79,7 @@ fn owner(object: &Value) -> Option<String> {
 impl Objects {
     /// Of a new cluster nothing is known.
     pub(super) fn of(cluster: &ClusterFact) -> Self {
-        Self { workers: cluster.names(Role::Worker), ..Self::default() }
+        Self { workers: cluster.names(Role::Worker).into_iter().collect(), ..Self::default() }
     }
 
     /// Every scenario's witness lists anew.
@@ -96,8 +98,8 @@ impl Objects {
         let key: Key = place.into();
         match (kind, change) {
             ("nodes", Change::Deleted) => {
-                self.nodes.remove(&key.1);
-                self.workers_lost(counts);
+                let before = self.nodes.remove(&key.1);
+                self.workers_lost(&key.1, before.as_ref(), None, counts);
             }
             ("nodes", _) => self.node(&key.1, object, counts),
             ("pods", Change::Deleted) => self.pod_deleted(&key, object, counts),
@@ -130,7 +132,7 @@ impl Objects {
             }
             now.taints.difference(&before.taints).for_each(|_| counts.add("taint-added"));
         }
-        self.workers_lost(counts);
+        self.workers_lost(name, before.as_ref(), Some(&now), counts);
         if before.is_none_or(|before| before.taints != now.taints) {
             for key in self.on_node.get(name).cloned().unwrap_or_default() {
                 self.time_pod(&key, counts);
@@ -138,10 +140,20 @@ impl Objects {
         }
     }
 
-    fn workers_lost(&mut self, counts: &mut Counts) {
-        let is_seen = self.workers.iter().all(|name| self.nodes.contains_key(name));
-        let is_lost = |name: &String| self.nodes.get(name).is_none_or(|node| node.ready != "True");
-        let are_all_lost = !self.workers.is_empty() && self.workers.iter().all(is_lost);
+    fn workers_lost(
+        &mut self,
+        name: &str,
+        before: Option<&Node>,
+        now: Option<&Node>,
+        counts: &mut Counts,
+    ) {
+        if self.workers.contains(name) {
+            let is_ready = |node: Option<&Node>| node.is_some_and(|node| node.ready == "True");
+            self.known = self.known + usize::from(now.is_some()) - usize::from(before.is_some());
+            self.ready = self.ready + usize::from(is_ready(now)) - usize::from(is_ready(before));
+        }
+        let is_seen = self.known == self.workers.len();
+        let are_all_lost = !self.workers.is_empty() && self.ready == 0;
         // Until each was seen for the first time, nothing can be lost.
         if are_all_lost && !self.are_all_lost && is_seen {
             counts.add("all-workers-lost");

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use super::Counts;
+use crate::json::Value;
 use crate::lever::Component;
 use crate::target::{ClusterFact, Role};
 

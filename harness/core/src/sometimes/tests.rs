@@ -33,7 +33,7 @@ fn count(tape: &Tape) -> BTreeMap<&'static str, u64> {
 }
 
 fn object(kind: &str, object: Value) -> What {
-    What::Object { change: Change::Modified, kind: kind.into(), revision: 1, object }
+    What::Object { change: Change::Modified, kind: kind.into(), revision: 1, object: object.into() }
 }
 
 fn node(name: &str, ready: &str, taints: Value) -> What {
