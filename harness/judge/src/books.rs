@@ -162,7 +162,8 @@ fn workload(scene: &Scene<'_>, started: &Event, writes: &[Audited<'_>]) -> Optio
                 && *change != Change::Deleted
                 && is_work(kind, &key(object)) =>
         {
-            let value = object.pointer("/data/value").and_then(serde_json::Value::as_str)?;
+            let value =
+                object.pointer("/data/value").and_then(shakedown_core::json::Value::as_str)?;
             (!told.written.contains(value)).then(|| {
                 format!(
                     "{value} in {} at {revision} (event {}), which no client tells of writing",

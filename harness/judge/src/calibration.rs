@@ -250,7 +250,7 @@ impl Tape {
     fn pod(mut self, seconds: u64, name: &str, spec: Value) -> Self {
         self.revision += 1;
         let metadata = json!({"namespace": "x", "name": name, "uid": name});
-        let object = json!({"metadata": metadata, "spec": spec, "status": {}});
+        let object = json!({"metadata": metadata, "spec": spec, "status": {}}).into();
         let revision = self.revision;
         self.see(
             seconds,

@@ -1,19 +1,24 @@
 //! `idempotent-recovery`: a run with faults ends as the same run without them does.
 //!
-//! Two timelines of one plan are compared: a reference without faults, and a run in which controllers were
-//! restarted or cut off at any of their writes. The objects of the scenario's namespace that are there at
-//! the end must be equal but for what differs between any two runs ([`VOLATILE`]), and the controllers may
-//! have written to each kind at most as often as in the reference, plus an allowance.
+//! Two timelines of one plan are compared: a reference, and a run with faults more, in which controllers were
+//! restarted or cut off at any of their writes, or saw late, never, or what was before. The objects that are
+//! there at the end must be equal but for what differs between any two runs ([`VOLATILE`]). The controllers
+//! may have created no more than in the reference, and written to each kind at most as often, plus an
+//! allowance: what was decided may be decided again, and what has been created must be found again.
+//!
+//! Limit: a view that goes back in time may show what was before a creation. Upstream's controllers, too,
+//! create again then (a restarted one lists from any API server, kubernetes#59848), and delete what is too
+//! much. So after a rewind as much again may have been created; the end must be the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use shakedown_core::plan::Plan;
-use shakedown_core::timeline::{Change, Event};
+use shakedown_core::timeline::{Change, Event, What};
 use shakedown_core::verdict::{CheckVerdict, Verdict};
 
 use crate::finding::{Judged, broken};
-use crate::scene::{Scene, text};
+use crate::scene::{FaultSpan, Scene, text};
 
 /// The id of the check.
 pub const ID: &str = "invariant/idempotent-recovery";
@@ -29,10 +34,6 @@ pub const VOLATILE: &[(&str, &str)] = &[
     ("/metadata/generation", "counts changes, and a repeated one is none"),
     ("/metadata/managedFields", "has times"),
     ("/metadata/ownerReferences/*/uid", "an uid of another object"),
-    (
-        "/metadata/annotations/deployment.kubernetes.io~1revision",
-        "counts rollouts that were resumed",
-    ),
     ("/spec/nodeName", "the scheduler's choice, which a dead node changes"),
     ("/spec/hostname", "may be the generated name"),
     ("/spec/clusterIP", "the next free address"),
@@ -40,6 +41,10 @@ pub const VOLATILE: &[(&str, &str)] = &[
     ("/spec/volumes/*/name", "has a generated suffix for the token"),
     ("/spec/containers/*/volumeMounts/*/name", "as the volume's"),
     ("/spec/initContainers/*/volumeMounts/*/name", "as the volume's"),
+    ("/spec/taints/*/timeAdded", "a time"),
+    ("/spec/podCIDR", "the next free range of the cluster"),
+    ("/spec/podCIDRs", "the next free range of the cluster"),
+    ("/status/images", "what has run on the node"),
     ("/status/podIP", "the next free address of the node"),
     ("/status/podIPs", "the next free address of the node"),
     ("/status/hostIP", "the node's"),
@@ -74,8 +79,12 @@ fn judge(reference: &[Event], run: &[Event], plan: &Plan) -> Judged {
     if !wanted.has_ended || !seen.has_ended {
         return invalid("one of the timelines does not have the scenario's end");
     }
-    if wanted.faults.iter().any(|span| span.began().is_some()) {
-        return invalid("the reference has faults");
+    let began = |span: &&FaultSpan<'_>| span.began().is_some();
+    let names = |scene: &Scene<'_>| -> BTreeSet<String> {
+        scene.faults.iter().filter(began).map(|span| span.name.to_owned()).collect()
+    };
+    if !names(&wanted).is_subset(&names(&seen)) {
+        return invalid("the reference has faults that the run has not");
     }
     if [&wanted, &seen].iter().any(|scene| !scene.gaps.is_empty() || !scene.troubles.is_empty()) {
         return invalid("the witness was interrupted, or the harness was in trouble");
@@ -91,7 +100,10 @@ fn judge(reference: &[Event], run: &[Event], plan: &Plan) -> Judged {
     }
     let mut violations = Vec::new();
     states_differ(&before, &after, &mut violations);
-    let counted = counts_differ(&wanted, &seen, &before, &mut violations);
+    let more = names(&seen).len() - names(&wanted).len();
+    let faults = seen.faults.iter().filter(began).map(|span| span.fault);
+    let spare = Spare { faults: more, creations: spare_creations(faults) };
+    let counted = counts_differ(&wanted, &seen, (&before, spare), &mut violations);
     let many: usize = before.values().map(Vec::len).sum();
     match violations.is_empty() {
         true => Judged::new(
@@ -105,32 +117,45 @@ fn judge(reference: &[Event], run: &[Event], plan: &Plan) -> Judged {
 /// By kind and name without a generated suffix: the objects just before the scenario is cleaned up.
 type State = BTreeMap<(String, String), Vec<Value>>;
 
+/// The scenario's own namespace.
+fn namespace<'a>(scene: &Scene<'a>) -> &'a str {
+    let bound = scene.own().iter().find_map(|event| match &event.what {
+        What::Bound { name, to } if name == "namespace" => to.first(),
+        _ => None,
+    });
+    bound.map_or("", String::as_str)
+}
+
+/// The last event before the clean-up: it begins when every member has been asked what it holds, where
+/// members can be asked, and deletes the namespace.
+fn last(scene: &Scene<'_>) -> u64 {
+    let asked = scene.own().iter().find(|event| matches!(event.what, What::StoreHash { .. }));
+    if let Some(asked) = asked {
+        return asked.seq;
+    }
+    let namespace = namespace(scene);
+    let deleted = scene.of_kind("namespaces").iter().find(|seen| {
+        let going = seen.object["metadata"]["deletionTimestamp"].is_string();
+        seen.key == namespace && (going || seen.change == Change::Deleted)
+    });
+    deleted.map_or(u64::MAX, |seen| seen.when.seq.saturating_sub(1))
+}
+
 fn end_state(scene: &Scene<'_>) -> State {
-    let namespace = scene
-        .own()
-        .iter()
-        .find_map(|event| match &event.what {
-            shakedown_core::timeline::What::Bound { name, to } if name == "namespace" => to.first(),
-            _ => None,
-        })
-        .map_or("", String::as_str);
-    // The clean-up begins when the namespace is deleted.
-    let cleaned = scene
-        .of_kind("namespaces")
-        .iter()
-        .find(|seen| {
-            let going = seen.object["metadata"]["deletionTimestamp"].is_string();
-            seen.key == namespace && (going || seen.change == Change::Deleted)
-        })
-        .map_or(u64::MAX, |seen| seen.when.seq.saturating_sub(1));
+    let (own, last) = (namespace(scene), last(scene));
     let mut state = State::new();
     let kinds: Vec<&str> = scene.objects.keys().copied().filter(|kind| is_compared(kind)).collect();
     for kind in kinds {
-        for key in scene.keys(kind).filter(|key| key.split('/').next() == Some(namespace)) {
-            let Some(last) = scene.object_at(kind, key, cleaned) else { continue };
-            let mut object = last.object.clone();
-            let name = plain_name(&object);
+        for key in scene.keys(kind).filter(|key| !is_systems(key)) {
+            let Some(last) = scene.object_at(kind, key, last) else { continue };
+            let (mut object, mut name) = (last.object.plain(), plain_name(last.object));
             strip(&mut object);
+            match text(last.object, "/metadata/namespace") {
+                "" if name == own => continue,
+                "" => {}
+                place if place == own => object["metadata"]["namespace"] = Value::Null,
+                place => name = format!("{place}/{name}"),
+            }
             state.entry((kind.to_owned(), name)).or_default().push(object);
         }
     }
@@ -141,13 +166,18 @@ fn end_state(scene: &Scene<'_>) -> State {
     state
 }
 
+/// Whether an object is of the cluster itself and of no scenario.
+fn is_systems(key: &str) -> bool {
+    key.split('/').next().is_some_and(|namespace| namespace.starts_with("kube-"))
+}
+
 /// Leases live by time; events tell what happened and not what is.
 fn is_compared(kind: &str) -> bool {
-    !["leases.coordination.k8s.io", "events", "namespaces", "nodes"].contains(&kind)
+    !["leases.coordination.k8s.io", "events"].contains(&kind)
 }
 
 /// The name, or what a generated one begins with.
-fn plain_name(object: &Value) -> String {
+fn plain_name(object: &shakedown_core::json::Value) -> String {
     match text(object, "/metadata/generateName") {
         "" => text(object, "/metadata/name").to_owned(),
         prefix => prefix.to_owned(),
@@ -232,35 +262,73 @@ fn first_difference(one: &Value, other: &Value, path: String) -> Option<(String,
     }
 }
 
+/// What a run may do more than its reference.
+#[derive(Clone, Copy)]
+struct Spare {
+    /// How many faults it has more.
+    faults: usize,
+    /// How often it may create what the reference creates; `None` if as often as it may write.
+    creations: Option<u64>,
+}
+
+/// A controller that dies, or sees late or nothing, creates nothing twice. One whose view goes back may
+/// create once more what it does not see. What other faults end must be created anew.
+fn spare_creations<'f>(faults: impl Iterator<Item = &'f str>) -> Option<u64> {
+    let mut most = 1;
+    for fault in faults {
+        match fault {
+            "crash-at-write" | "freeze-view" | "hold-events" => {}
+            "rewind" => most = 2,
+            _ => return None,
+        }
+    }
+    Some(most)
+}
+
+/// Writes of controllers to a kind: all, and creations.
+type Written = BTreeMap<String, (u64, u64)>;
+
+fn written(scene: &Scene<'_>) -> Written {
+    let last = last(scene);
+    let mut counts = Written::new();
+    let acked = scene.audit.iter().filter(|line| {
+        line.user.starts_with(CONTROLLERS)
+            && (200..300).contains(&line.code)
+            && is_compared(line.kind)
+            && line.when.seq <= last
+    });
+    for line in acked {
+        let (all, created) = counts.entry(line.kind.to_owned()).or_default();
+        *all += 1;
+        // The creation of a binding is a change of the pod.
+        *created += u64::from(line.verb == "create" && line.key.split('/').count() <= 2);
+    }
+    counts
+}
+
 /// Compares how often controllers wrote to each kind; answers how many kinds there are.
 fn counts_differ(
     wanted: &Scene<'_>,
     seen: &Scene<'_>,
-    state: &State,
+    (state, spare): (&State, Spare),
     violations: &mut Vec<String>,
 ) -> usize {
-    let count = |scene: &Scene<'_>| {
-        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-        let acked = scene.audit.iter().filter(|line| {
-            line.user.starts_with(CONTROLLERS)
-                && (200..300).contains(&line.code)
-                && is_compared(line.kind)
-        });
-        for line in acked {
-            *counts.entry(line.kind.to_owned()).or_default() += 1;
-        }
-        counts
-    };
-    let (before, after) = (count(wanted), count(seen));
-    let faults = seen.faults.iter().filter(|span| span.began().is_some()).count();
-    for (kind, writes) in &after {
+    let (before, after) = (written(wanted), written(seen));
+    for (kind, (writes, created)) in &after {
         let objects =
             state.iter().filter(|((of, _), _)| of == kind).map(|(_, all)| all.len()).sum();
-        let most = before.get(kind).copied().unwrap_or(0) + allowance(objects, faults);
+        let (known, known_created) = before.get(kind).copied().unwrap_or_default();
+        let most = known + allowance(objects, spare.faults);
         if *writes > most {
             violations.push(format!(
-                "controllers wrote {writes} times to {kind}, {} times in the reference, {most} are allowed",
-                before.get(kind).copied().unwrap_or(0)
+                "controllers wrote {writes} times to {kind}, {known} times in the reference, {most} are allowed"
+            ));
+        }
+        if let Some(most) = spare.creations.map(|times| known_created * times)
+            && *created > most
+        {
+            violations.push(format!(
+                "controllers created {created} {kind}, {known_created} in the reference, {most} are allowed"
             ));
         }
     }
@@ -339,6 +407,74 @@ mod tests {
         {
             assert_eq!(verdict, Verdict::Fail, "{name}");
         }
+    }
+
+    fn create(tape: &mut Tape, times: usize) {
+        for at in 0..times {
+            let key = format!("shop/web-{at}");
+            tape.audit("system:kube-controller-manager", "create", ("pods", &key), 1, "");
+        }
+    }
+
+    #[test]
+    fn nothing_is_created_twice_unless_a_view_went_back() {
+        let judged = |fault: &str, times: usize, ends: bool| {
+            let mut tape = Tape::new(kill());
+            pod(tape.at(1.0), "a", "worker-1", "web:1");
+            create(&mut tape, 2);
+            let (plan, wanted) = tape.at(60.0).finish();
+            let mut tape = Tape::new(kill());
+            pod(tape.at(1.0), "a", "worker-1", "web:1");
+            for phase in [Applied, Proven, HealProven] {
+                tape.at(5.0).fault("f", fault, phase, &["cp-1"]);
+            }
+            create(&mut tape, times);
+            if ends {
+                // The clean-up ends what was made.
+                tape.at(40.0).hash("cp-1", 1, 1);
+                tape.pod("stray", |_| {});
+                create(&mut tape, 100);
+            }
+            let (_, run) = tape.at(60.0).finish();
+            differential(&wanted, &run, &plan).verdict
+        };
+        for (fault, times, verdict) in [
+            ("crash-at-write", 2, Verdict::Pass),
+            ("crash-at-write", 3, Verdict::Fail),
+            ("freeze-view", 3, Verdict::Fail),
+            ("hold-events", 3, Verdict::Fail),
+            ("rewind", 4, Verdict::Pass),
+            ("rewind", 5, Verdict::Fail),
+            // What dies with a node is made anew.
+            ("node-kill", 9, Verdict::Pass),
+        ] {
+            assert_eq!(judged(fault, times, false), verdict, "{fault} {times}");
+        }
+        assert_eq!(
+            judged("crash-at-write", 2, true),
+            Verdict::Pass,
+            "the clean-up is no end state"
+        );
+    }
+
+    #[test]
+    fn a_fault_of_both_is_none_of_the_difference() {
+        let tape = |more: &[&str]| {
+            let mut tape = Tape::new(kill());
+            pod(tape.at(1.0), "a", "worker-1", "web:1");
+            for name in more {
+                for phase in [Applied, Proven, HealProven] {
+                    tape.at(5.0).fault(name, "taint", phase, &["worker-1"]);
+                }
+            }
+            tape.at(60.0).finish()
+        };
+        let verdict = |one: &[&str], other: &[&str]| {
+            let (plan, wanted) = tape(one);
+            differential(&wanted, &tape(other).1, &plan).verdict
+        };
+        assert_eq!(verdict(&["taint"], &["taint", "kill"]), Verdict::Pass);
+        assert_eq!(verdict(&["taint"], &["kill"]), Verdict::Invalid);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //! Times are microseconds since the run began. An event seen at `at` happened in `[at - error, at]`.
 //! Whoever compares times takes, for each end, the bound that lets the promise off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use shakedown_core::json::Value;
+use shakedown_core::kinds::Kind;
 use shakedown_core::lever::Undo;
 use shakedown_core::plan::{Plan, START};
 use shakedown_core::sabotage::Sabotage;
-use shakedown_core::target::{ClusterFact, Parameters, Role};
+use shakedown_core::target::{ClusterFact, Parameters, Role, ZONE_LABEL};
 use shakedown_core::timeline::{Change, Event, FaultPhase, What};
 
 use crate::history::History;
@@ -147,6 +148,31 @@ pub struct AuditLine<'a> {
     pub fence: &'a str,
 }
 
+/// The workers of a zone.
+#[derive(Debug, Default)]
+struct Zone {
+    all: usize,
+    down: usize,
+    /// After each change: how many were not Ready, of how many.
+    counts: Vec<(Instant, usize, usize)>,
+}
+
+impl Zone {
+    fn enter(&mut self, is_down: bool) {
+        self.all += 1;
+        self.down += usize::from(is_down);
+    }
+
+    fn leave(&mut self, was_down: bool) {
+        self.all -= 1;
+        self.down -= usize::from(was_down);
+    }
+
+    fn note(&mut self, when: Instant) {
+        self.counts.push((when, self.down, self.all));
+    }
+}
+
 /// One scenario.
 pub struct Scene<'a> {
     /// What was to be done.
@@ -175,6 +201,12 @@ pub struct Scene<'a> {
     pub troubles: Vec<(Instant, &'a str, &'a str)>,
     /// The audit log.
     pub audit: Vec<AuditLine<'a>>,
+    /// The places in `audit` of the writes to each object, by kind and key without the subresource.
+    audit_of: BTreeMap<&'a str, BTreeMap<&'a str, Vec<usize>>>,
+    /// How many workers were not Ready, from this place of the timeline on.
+    down: Vec<(u64, usize)>,
+    /// The same for the workers of each zone.
+    zones: BTreeMap<&'a str, Zone>,
     /// What the workload did.
     history: Option<History<'a>>,
 }
@@ -209,9 +241,13 @@ impl<'a> Scene<'a> {
             gaps: Vec::new(),
             troubles: Vec::new(),
             audit: Vec::new(),
+            audit_of: BTreeMap::new(),
+            down: Vec::new(),
+            zones: BTreeMap::new(),
             history: None,
         };
         scene.index();
+        scene.count_down();
         scene.history = Some(History::of(&scene));
         Some(scene)
     }
@@ -271,6 +307,8 @@ impl<'a> Scene<'a> {
                 }
                 What::Audit { user, verb, kind, key, code, revision, fence, .. } => {
                     let (code, revision) = (*code, *revision);
+                    let of_kind = self.audit_of.entry(kind).or_default();
+                    of_kind.entry(written(kind, key)).or_default().push(self.audit.len());
                     self.audit.push(AuditLine {
                         when,
                         user,
@@ -307,6 +345,59 @@ impl<'a> Scene<'a> {
         };
         history.push(all.len());
         all.push(seen);
+    }
+
+    /// How many workers are not Ready after each change of a node.
+    fn count_down(&mut self) {
+        let workers: BTreeSet<String> = self.names(Role::Worker).into_iter().collect();
+        let mut known: BTreeMap<&str, (&'a str, bool)> = BTreeMap::new();
+        let (mut zones, mut counts): (BTreeMap<&'a str, Zone>, Vec<_>) = Default::default();
+        let mut all = 0;
+        for seen in self.of_kind(NODES).iter().filter(|seen| workers.contains(&seen.key)) {
+            let is_there = seen.change != Change::Deleted;
+            let is_down = is_there && condition(seen.object, "Ready") != "True";
+            let object: &'a Value = seen.object;
+            let zone = object["metadata"]["labels"][ZONE_LABEL].as_str().unwrap_or_default();
+            if let Some((zone, was_down)) = known.remove(seen.key.as_str()) {
+                all -= usize::from(was_down);
+                zones.entry(zone).or_default().leave(was_down);
+            }
+            if is_there {
+                known.insert(&seen.key, (zone, is_down));
+                all += usize::from(is_down);
+                zones.entry(zone).or_default().enter(is_down);
+            }
+            counts.push((seen.when.seq, all));
+            zones.entry(zone).or_default().note(seen.when);
+        }
+        (self.zones, self.down) = (zones, counts);
+    }
+
+    /// The greatest share of a node's zone that was not Ready between two times, as (down, all).
+    pub fn worst_of_zone(&self, node: &Value, from_us: i64, to_us: i64) -> (usize, usize) {
+        let zone = node["metadata"]["labels"][ZONE_LABEL].as_str().unwrap_or_default();
+        let Some(zone) = self.zones.get(zone) else { return (0, 0) };
+        let first = zone.counts.partition_point(|(when, ..)| when.at_us < from_us);
+        // What was in force when it began counts, too.
+        let during = zone.counts[first.saturating_sub(1)..].iter();
+        let during = during.take_while(|(when, ..)| when.at_us <= to_us);
+        during.map(|(_, down, all)| (*down, *all)).max().unwrap_or_default()
+    }
+
+    /// How many workers were not Ready at this place of the timeline.
+    pub fn down(&self, seq: u64) -> usize {
+        let after = self.down.partition_point(|(at, _)| *at <= seq);
+        after.checked_sub(1).map_or(0, |last| self.down[last].1)
+    }
+
+    /// The lines of the audit log about one object and its subresources.
+    pub fn audit_of<'s>(
+        &'s self,
+        kind: &str,
+        key: &str,
+    ) -> impl Iterator<Item = &'s AuditLine<'a>> + use<'s, 'a> {
+        let places = self.audit_of.get(kind).and_then(|of_kind| of_kind.get(key));
+        places.into_iter().flatten().map(|at| &self.audit[*at])
     }
 
     /// What the workload did, and the witness's log of it.
@@ -437,6 +528,14 @@ fn touches(span: &FaultSpan<'_>, masters: &[String]) -> bool {
         Some((from, to)) => names(from) && names(to),
         None => names(target.split('/').next().unwrap_or(target)),
     })
+}
+
+/// The key of what was written, without the subresource.
+fn written<'a>(kind: &str, key: &'a str) -> &'a str {
+    let is_namespaced = Kind::of_id(kind).is_none_or(|kind| kind.is_namespaced);
+    let parts = if is_namespaced { 2 } else { 1 };
+    let end = key.match_indices('/').nth(parts - 1).map_or(key.len(), |(at, _)| at);
+    &key[..end]
 }
 
 fn word_in(text: &str, name: &str) -> bool {

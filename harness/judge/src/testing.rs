@@ -183,13 +183,14 @@ impl Tape {
     }
 
     fn object(&mut self, change: Change, kind: &str, revision: i64, object: Value) {
-        let key = crate::scene::key(&object);
+        let key = key_of(&object);
         self.known.insert((kind.to_owned(), key), object.clone());
+        let object = object.into();
         self.see(What::Object { change, kind: kind.to_owned(), revision, object });
     }
 
     fn put(&mut self, kind: &str, object: Value) {
-        let key = (kind.to_owned(), crate::scene::key(&object));
+        let key = (kind.to_owned(), key_of(&object));
         let known = self.known.contains_key(&key);
         self.revision += 1;
         let change = if known { Change::Modified } else { Change::Added };
@@ -216,7 +217,8 @@ impl Tape {
             self.known.remove(&(kind.to_owned(), key.to_owned())).expect("it was there before");
         self.revision += 1;
         let revision = self.revision;
-        self.see(What::Object { change: Change::Deleted, kind: kind.to_owned(), revision, object });
+        let (change, object) = (Change::Deleted, object.into());
+        self.see(What::Object { change, kind: kind.to_owned(), revision, object });
     }
 
     /// A Node with this Ready condition and these taints: key, value, effect.
@@ -307,6 +309,7 @@ impl Tape {
         if change != Change::Deleted {
             self.known.insert(key, object.clone());
         }
+        let object = object.into();
         self.see(What::Object { change, kind, revision, object });
     }
 
@@ -589,4 +592,9 @@ impl Tape {
     pub(crate) fn checks_with(&mut self, id: &str) -> usize {
         self.all().iter().filter(|check| check.id == id).count()
     }
+}
+
+/// `namespace/name`, or the name alone.
+fn key_of(object: &Value) -> String {
+    crate::scene::key(&object.clone().into())
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shakedown_core::lever::{Component, ProcessState, Reading, Undo};
 use shakedown_core::plan::FaultStep;
 use shakedown_core::roles::Who;
-use shakedown_core::timeline::{Evidence, FaultPhase, What};
+use shakedown_core::timeline::{Event, Evidence, FaultPhase, What};
 use shakedown_core::verdict::Verdict;
 
 use crate::finding::Judged;
@@ -66,11 +66,18 @@ fn unseen(scene: &Scene<'_>, span: &FaultSpan<'_>) -> Option<String> {
     }
     let planned = span.first(FaultPhase::Planned)?;
     let until = span.first(FaultPhase::Removed).map_or(u64::MAX, |removed| removed.seq);
+    let mut told: BTreeMap<&str, Vec<&Event>> = BTreeMap::new();
+    for event in scene.own() {
+        if let What::Process { node, .. } = &event.what {
+            told.entry(node).or_default().push(event);
+        }
+    }
     let belied = span.targets.iter().find(|target| {
         let (node, part) = target.split_once('/').unwrap_or((target, ""));
         // The process of each component before the fault.
         let mut before: BTreeMap<Component, &str> = BTreeMap::new();
-        let is_seen = scene.own().iter().any(|event| match &event.what {
+        let of_node = told.get(node).map_or(&[][..], Vec::as_slice);
+        let is_seen = of_node.iter().any(|event| match &event.what {
             What::Process { node: of, component, state, identity }
                 if of == node && (part.is_empty() || component.name() == part) =>
             {

@@ -132,12 +132,9 @@ fn is_excused(scene: &Scene<'_>, pod: &str, older: &Life<'_>) -> bool {
     });
     let Some(removal) = removal else { return node_gone };
     let kubelet = format!("system:node:{}", older.node);
-    let by = scene.audit.iter().find(|line| {
-        line.verb == "delete"
-            && line.kind == PODS
-            && line.key == pod
-            && line.revision == removal.revision
-    });
+    let by = scene
+        .audit_of(PODS, pod)
+        .find(|line| line.verb == "delete" && line.key == pod && line.revision == removal.revision);
     let forced = match by {
         Some(line) => line.user != kubelet,
         // Without an audit log only the object tells: no grace was given.

@@ -9,7 +9,7 @@
 //! objects and not from its status. A pod that was not healthy itself may always be evicted. Where no
 //! budget was seen there is nothing to judge.
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::timeline::Change;
 
 use super::Invariant;

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::timeline::Change;
 
 use super::Invariant;
@@ -118,7 +118,7 @@ fn at_the_end(scene: &Scene<'_>, end: i64, violations: &mut Vec<String>) {
             let labels = &pod.object["metadata"]["labels"];
             let is_selected = text(pod.object, "/metadata/namespace") == namespace
                 && !selector.is_empty()
-                && selector.iter().all(|(key, value)| labels[key.as_str()] == *value);
+                && selector.iter().all(|(key, value)| labels[key] == *value);
             let long = service.when.at_us.max(pod.when.at_us) < end - LAG_US;
             if is_selected && long && is_ready(pod) && !ready.contains(&pod.key) {
                 violations.push(format!(

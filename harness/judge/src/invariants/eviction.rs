@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::timeline::Change;
 
 use super::silence::WORK_US;
@@ -32,9 +32,9 @@ pub(super) struct PodLife<'a> {
     pub(super) object: &'a Value,
 }
 
-impl PodLife<'_> {
+impl<'a> PodLife<'a> {
     /// Kind, name and uid of the controller that owns it.
-    pub(super) fn owner(&self) -> Option<(&str, &str, &str)> {
+    pub(super) fn owner(&self) -> Option<(&'a str, &'a str, &'a str)> {
         let owners = self.object.pointer("/metadata/ownerReferences")?.as_array()?;
         let owner = owners.iter().find(|owner| owner["controller"] == true)?;
         Some((owner["kind"].as_str()?, owner["name"].as_str()?, owner["uid"].as_str()?))
@@ -46,8 +46,27 @@ impl PodLife<'_> {
     }
 }
 
-/// Every pod that was seen, by uid.
-pub(super) fn pods<'a>(scene: &'a Scene<'_>) -> BTreeMap<&'a str, PodLife<'a>> {
+/// Every pod that was seen, by uid, and by the uid of its owner.
+#[derive(Debug)]
+pub(super) struct Pods<'a> {
+    by_uid: BTreeMap<&'a str, PodLife<'a>>,
+    by_owner: BTreeMap<&'a str, Vec<&'a str>>,
+}
+
+impl<'a> Pods<'a> {
+    /// All of them, in order of uid.
+    pub(super) fn values(&self) -> impl Iterator<Item = &PodLife<'a>> {
+        self.by_uid.values()
+    }
+
+    /// Those that have this owner, in order of uid.
+    pub(super) fn owned(&self, owner: &str) -> impl Iterator<Item = &PodLife<'a>> {
+        self.by_owner.get(owner).into_iter().flatten().filter_map(|uid| self.by_uid.get(uid))
+    }
+}
+
+/// Every pod that was seen.
+pub(super) fn pods<'a>(scene: &'a Scene<'_>) -> Pods<'a> {
     let mut pods: BTreeMap<&str, PodLife<'a>> = BTreeMap::new();
     for seen in scene.of_kind(PODS) {
         let uid = text(seen.object, "/metadata/uid");
@@ -73,7 +92,13 @@ pub(super) fn pods<'a>(scene: &'a Scene<'_>) -> BTreeMap<&'a str, PodLife<'a>> {
             pod.doomed = Some((seen.when, seen.revision));
         }
     }
-    pods
+    let mut by_owner: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (uid, pod) in &pods {
+        if let Some((_, _, owner)) = pod.owner() {
+            by_owner.entry(owner).or_default().push(uid);
+        }
+    }
+    Pods { by_uid: pods, by_owner }
 }
 
 /// A stretch of time in which the same NoExecute taints threaten a pod.
@@ -92,11 +117,11 @@ pub(super) struct Threat {
 /// What threatens a pod on its node, in order; stretches without taints are left out.
 pub(super) fn threats<'a>(scene: &'a Scene<'_>, pod: &PodLife<'a>) -> Vec<Threat> {
     let Some((bound, node)) = pod.bound else { return Vec::new() };
-    let tolerations = pod.object["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
+    let tolerations = pod.object["spec"]["tolerations"].as_array().unwrap_or_default();
     let mut threats: Vec<Threat> = Vec::new();
     let mut last: Vec<&Value> = Vec::new();
     let mut tainted_us = None;
-    for seen in node_changes(scene, node) {
+    for seen in scene.changes(NODES, node) {
         let taints = match seen.change {
             Change::Deleted => Vec::new(),
             _ => no_execute(seen.object),
@@ -113,17 +138,12 @@ pub(super) fn threats<'a>(scene: &'a Scene<'_>, pod: &PodLife<'a>) -> Vec<Threat
             tainted_us = None;
         } else {
             let tainted_us = *tainted_us.get_or_insert(since.earliest());
-            let bears_us = bears(&taints, &tolerations);
+            let bears_us = bears(&taints, tolerations);
             threats.push(Threat { since, until: None, tainted_us, bears_us });
         }
         last = taints;
     }
     threats
-}
-
-fn node_changes<'a>(scene: &'a Scene<'_>, node: &str) -> Vec<&'a Seen<'a>> {
-    let all = scene.of_kind(NODES).iter();
-    all.filter(|seen| seen.key == node).collect()
 }
 
 /// The NoExecute taints of a node.
@@ -192,18 +212,10 @@ pub(super) fn evictable_since(threats: &[Threat], doomed: Instant) -> Option<Opt
 }
 
 /// Whether something other than an eviction may have deleted the pod, or nobody can tell.
-pub(super) fn is_explained(
-    scene: &Scene<'_>,
-    pod: &PodLife<'_>,
-    lives: &BTreeMap<&str, PodLife<'_>>,
-) -> bool {
+pub(super) fn is_explained(scene: &Scene<'_>, pod: &PodLife<'_>, lives: &Pods<'_>) -> bool {
     let Some((doomed, revision)) = pod.doomed else { return true };
-    let by = scene.audit.iter().find(|line| {
-        line.verb == "delete"
-            && line.kind == PODS
-            && line.key == pod.key
-            && line.revision == revision
-    });
+    let mut lines = scene.audit_of(PODS, pod.key);
+    let by = lines.find(|line| line.verb == "delete" && line.revision == revision);
     if by.is_some_and(|line| line.user != CONTROLLER_MANAGER) {
         return true;
     }
@@ -222,8 +234,25 @@ pub(super) fn is_explained(
     match pod.owner() {
         // Without an audit log nobody can tell who deleted a pod that nobody owns.
         None => by.is_none(),
+        Some(("ReplicaSet", ..)) if is_rewound(scene, doomed) && !is_disrupted(pod) => true,
         Some((kind, name, uid)) => owner_wants_less(scene, pod, lives, (kind, name, uid), revision),
     }
+}
+
+/// Whether the controllers' view may have gone back in time: it shows pods that are gone, and of a
+/// ReplicaSet that seems to have too many one more is deleted, as upstream does.
+fn is_rewound(scene: &Scene<'_>, at: Instant) -> bool {
+    scene.faults.iter().any(|span| {
+        span.fault == "rewind"
+            && span.targets.iter().any(|target| target.ends_with("/kube-controller-manager"))
+            && span.began().is_some_and(|(from, _)| from <= at.at_us)
+            && span.over().is_none_or(|over| over >= at.earliest())
+    })
+}
+
+/// Whether the pod bears the condition that every eviction sets before it deletes.
+fn is_disrupted(pod: &PodLife<'_>) -> bool {
+    condition(pod.object, "DisruptionTarget") == "True"
 }
 
 /// Whether the owner is gone, going, or has more pods than it wants. Told by revisions: pods and
@@ -231,7 +260,7 @@ pub(super) fn is_explained(
 fn owner_wants_less(
     scene: &Scene<'_>,
     pod: &PodLife<'_>,
-    lives: &BTreeMap<&str, PodLife<'_>>,
+    lives: &Pods<'_>,
     (kind, name, uid): (&str, &str, &str),
     revision: i64,
 ) -> bool {
@@ -239,8 +268,7 @@ fn owner_wants_less(
         return true;
     }
     let key = format!("{}/{name}", pod.namespace());
-    let sets = scene.of_kind(REPLICA_SETS).iter();
-    let mut before = sets.filter(|seen| seen.key == key && seen.revision < revision);
+    let mut before = scene.changes(REPLICA_SETS, &key).filter(|seen| seen.revision < revision);
     let is_it = |seen: &&Seen<'_>| {
         seen.change != Change::Deleted && text(seen.object, "/metadata/uid") == uid
     };
@@ -248,9 +276,8 @@ fn owner_wants_less(
     let Some(owner) = before.next_back().filter(is_it) else { return true };
     let going = owner.object["metadata"]["deletionTimestamp"].is_string();
     let wanted = owner.object["spec"]["replicas"].as_u64().unwrap_or(1);
-    let there = lives.values().filter(|pod| {
-        pod.owner().is_some_and(|(_, _, known)| known == uid)
-            && pod.created_revision < revision
+    let there = lives.owned(uid).filter(|pod| {
+        pod.created_revision < revision
             && pod.doomed.is_none_or(|(_, doomed)| doomed >= revision)
             && !["Failed", "Succeeded"].contains(&text(pod.object, "/status/phase"))
     });
@@ -258,20 +285,15 @@ fn owner_wants_less(
 }
 
 /// Whether a pod went because its owner wanted fewer: then nothing is to take its place.
-pub(super) fn is_surplus(
-    scene: &Scene<'_>,
-    pod: &PodLife<'_>,
-    lives: &BTreeMap<&str, PodLife<'_>>,
-) -> bool {
+pub(super) fn is_surplus(scene: &Scene<'_>, pod: &PodLife<'_>, lives: &Pods<'_>) -> bool {
     let (Some((_, revision)), Some(owner)) = (pod.doomed, pod.owner()) else { return false };
     owner_wants_less(scene, pod, lives, owner, revision)
 }
 
 /// How many pods of an owner were there, and not being deleted, at this place of the timeline.
-pub(super) fn owned_at(lives: &BTreeMap<&str, PodLife<'_>>, owner: &str, seq: u64) -> u64 {
-    let there = lives.values().filter(|pod| {
-        pod.owner().is_some_and(|(_, _, uid)| uid == owner)
-            && pod.created.seq <= seq
+pub(super) fn owned_at(lives: &Pods<'_>, owner: &str, seq: u64) -> u64 {
+    let there = lives.owned(owner).filter(|pod| {
+        pod.created.seq <= seq
             && pod.doomed.is_none_or(|(doomed, _)| doomed.seq > seq)
             && !["Failed", "Succeeded"].contains(&text(pod.object, "/status/phase"))
     });
@@ -302,6 +324,10 @@ mod tests {
             (vec![&unreachable], vec![all, for_300], Some(300_000_000)),
             (vec![&custom], vec![other], Some(0)),
         ] {
+            let seen = |all: Vec<serde_json::Value>| all.into_iter().map(Value::from).collect();
+            let taints: Vec<Value> = seen(taints.into_iter().cloned().collect());
+            let (taints, tolerations): (Vec<_>, Vec<Value>) =
+                (taints.iter().collect(), seen(tolerations));
             assert_eq!(bears(&taints, &tolerations), wanted, "{taints:?} {tolerations:?}");
         }
     }

@@ -82,6 +82,8 @@ fn all_down(scene: &Scene<'_>, at: Instant) -> bool {
 mod tests {
     use serde_json::json;
 
+    use shakedown_core::timeline::FaultPhase;
+
     use crate::testing::{Tape, kill};
 
     const ID: &str = "invariant/no-premature-eviction";
@@ -142,6 +144,37 @@ mod tests {
         tape.at(49.0).replica_set_again("web", 1);
         delete(tape.at(50.0), CONTROLLERS);
         assert_eq!(tape.at(900.0).verdict(ID), "PASS", "its owner is gone");
+    }
+
+    #[test]
+    fn what_a_view_of_the_past_deletes_is_no_eviction() {
+        for (controller, is_evicted, verdict) in [
+            ("cp-1/kube-controller-manager", false, "PASS"),
+            ("cp-1/kube-controller-manager", true, "FAIL"),
+            ("cp-1/kube-scheduler", false, "FAIL"),
+        ] {
+            let mut tape = cluster();
+            tape.at(40.0).fault("back", "rewind", FaultPhase::Applied, &[controller]);
+            if is_evicted {
+                tape.at(49.0).pod_of("a", "uid-1", |pod| {
+                    on_node(pod, 300);
+                    pod["status"]["conditions"] =
+                        json!([{"type": "DisruptionTarget", "status": "True"}]);
+                });
+                tape.at(50.0).pod_of("a", "uid-1", |pod| {
+                    on_node(pod, 300);
+                    pod["status"]["conditions"] =
+                        json!([{"type": "DisruptionTarget", "status": "True"}]);
+                    pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+                });
+                let revision = tape.revision();
+                tape.audit(CONTROLLERS, "delete", ("pods", "shop/a"), revision, "");
+            } else {
+                delete(tape.at(50.0), CONTROLLERS);
+            }
+            tape.at(60.0).fault("back", "rewind", FaultPhase::HealProven, &[controller]);
+            assert_eq!(tape.at(900.0).verdict(ID), verdict, "{controller} {is_evicted}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::timeline::Change;
 
 use super::Invariant;

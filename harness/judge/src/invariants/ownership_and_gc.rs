@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::timeline::Change;
 
 use super::Invariant;
@@ -135,10 +135,9 @@ fn deleted_although_owned(
     if life.kind == PODS || (life.kind == REPLICA_SETS && wants == 0) {
         return None;
     }
-    let line = scene.audit.iter().find(|line| {
+    let line = scene.audit_of(life.kind, &life.last.key).find(|line| {
         line.verb == "delete"
             && (200..300).contains(&line.code)
-            && line.kind == life.kind
             && line.key == life.last.key
             && line.when.at_us >= doomed.earliest() - ORPHAN_US
             && line.when.earliest() <= doomed.at_us

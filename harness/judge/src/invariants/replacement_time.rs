@@ -11,11 +11,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::verdict::Verdict;
 
 use super::Invariant;
-use super::eviction::{self, PodLife};
+use super::eviction::{self, PodLife, Pods};
 use crate::finding::{Finding, Judged, Timing, broken};
 use crate::scene::{Instant, PODS, REPLICA_SETS, Scene, condition, seconds};
 
@@ -151,7 +151,7 @@ fn pairs<'p, 'a>(
 
 fn is_excused(
     scene: &Scene<'_>,
-    pods: &BTreeMap<&str, PodLife<'_>>,
+    pods: &Pods<'_>,
     (gone, replacement): (&PodLife<'_>, Option<&PodLife<'_>>),
     high: i64,
 ) -> bool {

@@ -11,13 +11,11 @@
 //! Pods that are not Ready for their own reasons do not count against it; a status that says
 //! otherwise than the pods do. More than three writes of controllers to a settled object are a hot loop.
 
-use std::collections::BTreeMap;
-
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::timeline::Change;
 
 use super::Invariant;
-use super::eviction::{self, PodLife};
+use super::eviction::{self, PodLife, Pods};
 use crate::finding::Finding;
 use crate::scene::{
     CONTROLLER_MANAGER, DEPLOYMENTS, PODS, REPLICA_SETS, Scene, Seen, condition, seconds,
@@ -81,7 +79,7 @@ struct Rest<'s, 'a> {
 /// The last stretch of an object's life, if it was quiet for long enough.
 fn at_rest<'s, 'a>(
     scene: &'s Scene<'a>,
-    pods: &'s BTreeMap<&str, PodLife<'a>>,
+    pods: &'s Pods<'a>,
     (kind, key): (&'static str, &str),
     calm_since: i64,
 ) -> Option<Rest<'s, 'a>> {
@@ -94,11 +92,7 @@ fn at_rest<'s, 'a>(
     };
     let last = scene.object_at(kind, key, seq)?;
     let uid = last.object["metadata"]["uid"].as_str().unwrap_or_default();
-    let owned: Vec<_> = pods
-        .values()
-        .filter(|pod| pod.owner().is_some_and(|(_, _, known)| known == uid))
-        .filter(|pod| pod.created.seq <= seq)
-        .collect();
+    let owned: Vec<_> = pods.owned(uid).filter(|pod| pod.created.seq <= seq).collect();
     let changes = owned.iter().flat_map(|pod| {
         [Some(pod.created), pod.ready, pod.doomed.map(|(doomed, _)| doomed)]
             .into_iter()
@@ -162,13 +156,9 @@ fn phase(pod: &Value) -> &str {
 
 /// Writes of controllers to an object at rest.
 fn loops(scene: &Scene<'_>, kind: &str, key: &str, rest: &Rest<'_, '_>) -> Option<String> {
-    let is_own = |written: &str| {
-        written == key || written.strip_prefix(key).is_some_and(|rest| rest.starts_with('/'))
-    };
     let writes: Vec<_> = scene
-        .audit
-        .iter()
-        .filter(|line| line.user == CONTROLLER_MANAGER && line.kind == kind && is_own(line.key))
+        .audit_of(kind, key)
+        .filter(|line| line.user == CONTROLLER_MANAGER)
         .filter(|line| line.when.earliest() > rest.since_us && line.when.seq <= rest.seq)
         .collect();
     let last = writes.last()?;

@@ -12,11 +12,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::timeline::Change;
 
 use super::Invariant;
-use super::eviction;
+use super::eviction::{self, Pods};
 use crate::finding::Finding;
 use crate::scene::{DEPLOYMENTS, PODS, REPLICA_SETS, Scene, Seen, text};
 
@@ -29,9 +29,6 @@ pub(super) const INVARIANT: Invariant = Invariant {
 
 /// So long a controller may go by what it saw before.
 const SLACK_US: i64 = 5_000_000;
-
-/// Every pod, by uid.
-type Pods<'a> = BTreeMap<&'a str, eviction::PodLife<'a>>;
 
 fn judge(scene: &Scene<'_>) -> Finding {
     // The wanted replicas of each ReplicaSet of each Deployment, by uid, as they change.
@@ -90,17 +87,13 @@ fn judge(scene: &Scene<'_>) -> Finding {
 fn ready(pods: &Pods<'_>, sets: &BTreeMap<&str, i64>, at: &Seen<'_>) -> i64 {
     let since = at.when.earliest() - SLACK_US;
     let mut ready: BTreeMap<&str, i64> = BTreeMap::new();
-    for pod in pods.values() {
-        let Some((_, _, uid)) = pod.owner() else { continue };
+    for (uid, pod) in sets.keys().flat_map(|uid| pods.owned(uid).map(move |pod| (*uid, pod))) {
         // Revisions put pods and sets in one order.
         let is_going = pod
             .doomed
             .is_some_and(|(doomed, revision)| revision < at.revision && doomed.at_us < since);
         let became = pod.ready.is_some_and(|when| when.earliest() <= at.when.at_us);
-        if let Some((uid, _)) = sets.get_key_value(uid)
-            && became
-            && !is_going
-        {
+        if became && !is_going {
             *ready.entry(uid).or_default() += 1;
         }
     }

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use shakedown_core::json::Value;
 use shakedown_core::timeline::Change;
 
 use super::Invariant;
@@ -29,24 +29,31 @@ pub(super) const INVARIANT: Invariant = Invariant {
 
 /// A pod that takes room on its node.
 struct Placed<'a> {
-    node: &'a str,
     object: &'a Value,
     at_us: i64,
     is_bound: bool,
 }
 
+/// The pods that take room on each node, by uid.
+type OnNode<'a> = BTreeMap<&'a str, BTreeMap<&'a str, Placed<'a>>>;
+
 fn judge(scene: &Scene<'_>) -> Finding {
     let mut violations = Vec::new();
     let mut judged = 0;
     // By uid: the pods that are on a node, and those that wait for one.
-    let mut placed: BTreeMap<&str, Placed<'_>> = BTreeMap::new();
+    let mut placed: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut on_node: OnNode<'_> = BTreeMap::new();
     let mut waiting: BTreeMap<&str, ()> = BTreeMap::new();
     for seen in scene.of_kind(PODS) {
         let uid = text(seen.object, "/metadata/uid");
         let node = text(seen.object, "/spec/nodeName");
         let is_over = ["Failed", "Succeeded"].contains(&text(seen.object, "/status/phase"));
         if seen.change == Change::Deleted || is_over {
-            placed.remove(uid);
+            if let Some(node) = placed.remove(uid)
+                && let Some(pods) = on_node.get_mut(node)
+            {
+                pods.remove(uid);
+            }
             waiting.remove(uid);
             continue;
         }
@@ -60,13 +67,15 @@ fn judge(scene: &Scene<'_>) -> Finding {
         let is_bound = waiting.remove(uid).is_some();
         if is_bound {
             judged += 1;
-            let told = unfit(scene, seen, node, &placed);
+            let told = unfit(scene, seen, node, on_node.get(node));
             violations.extend(told.map(|why| {
                 format!("{} was bound to {node}: {why} (event {})", seen.key, seen.when.seq)
             }));
         }
         let at_us = seen.when.at_us;
-        placed.insert(uid, Placed { node, object: seen.object, at_us, is_bound });
+        placed.insert(uid, node);
+        let pods = on_node.entry(node).or_default();
+        pods.insert(uid, Placed { object: seen.object, at_us, is_bound });
     }
     if judged == 0 {
         return Finding::nothing("no pod was seen to be bound");
@@ -81,7 +90,7 @@ fn unfit(
     scene: &Scene<'_>,
     pod: &Seen<'_>,
     node: &str,
-    placed: &BTreeMap<&str, Placed<'_>>,
+    placed: Option<&BTreeMap<&str, Placed<'_>>>,
 ) -> Option<String> {
     let since = pod.when.earliest() - WORK_US;
     let versions: Vec<_> =
@@ -91,8 +100,9 @@ fn unfit(
         is_recent && seen.change != Change::Deleted
     });
     let others: Vec<_> = placed
-        .values()
-        .filter(|other| other.node == node && (other.is_bound || other.at_us < since))
+        .into_iter()
+        .flat_map(BTreeMap::values)
+        .filter(|other| other.is_bound || other.at_us < since)
         .map(|other| other.object)
         .collect();
     let mut why = Some("there was no such node".to_owned());
@@ -108,15 +118,17 @@ fn unfit(
 }
 
 fn no_room(node: &Value, pod: &Value, others: &[&Value]) -> Option<String> {
-    let none = Vec::new();
-    let tolerations = pod["spec"]["tolerations"].as_array().unwrap_or(&none);
-    let cordon =
-        serde_json::json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"});
+    let tolerations = pod["spec"]["tolerations"].as_array().unwrap_or_default();
     let bears = |taint: &Value| tolerations.iter().any(|toleration| tolerates(toleration, taint));
-    if node["spec"]["unschedulable"] == true && !bears(&cordon) {
-        return Some("it was cordoned".to_owned());
+    if node["spec"]["unschedulable"] == true {
+        let cordon = serde_json::json!({
+            "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule",
+        });
+        if !bears(&cordon.into()) {
+            return Some("it was cordoned".to_owned());
+        }
     }
-    let taints = node["spec"]["taints"].as_array().unwrap_or(&none);
+    let taints = node["spec"]["taints"].as_array().unwrap_or_default();
     let hard = |taint: &&Value| taint["effect"] == "NoSchedule" || taint["effect"] == "NoExecute";
     if let Some(taint) = taints.iter().filter(hard).find(|taint| !bears(taint)) {
         return Some(format!("it had the taint {}:{}", taint["key"], taint["effect"]));
@@ -160,7 +172,8 @@ fn tolerates(toleration: &Value, taint: &Value) -> bool {
 fn selected(node: &Value, pod: &Value) -> bool {
     let label = |name: &str| node["metadata"]["labels"][name].as_str();
     let wanted = pod["spec"]["nodeSelector"].as_object();
-    let all = wanted.into_iter().flatten().all(|(name, value)| label(name) == value.as_str());
+    let mut wanted = wanted.into_iter().flatten();
+    let all = wanted.all(|(name, value)| label(name) == value.as_str());
     let required = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution\
                     /nodeSelectorTerms";
     let Some(terms) = pod.pointer(required).and_then(Value::as_array) else { return all };
@@ -175,8 +188,7 @@ fn selected(node: &Value, pod: &Value) -> bool {
 }
 
 fn rule_fits(rule: &Value, seen: Option<&str>) -> bool {
-    let none = Vec::new();
-    let values = rule["values"].as_array().unwrap_or(&none);
+    let values = rule["values"].as_array().unwrap_or_default();
     let is_among = seen.is_some_and(|seen| values.iter().any(|value| value == seen));
     let compare = |is_right: fn(i64, i64) -> bool| {
         let bound = values.first().and_then(Value::as_str).and_then(|text| text.parse().ok());
@@ -201,7 +213,7 @@ fn requests(pod: &Value) -> BTreeMap<String, i128> {
     let asked = |container: &Value| -> Vec<(String, i128)> {
         let all = container.pointer("/resources/requests").and_then(Value::as_object);
         let all = all.into_iter().flatten();
-        all.filter_map(|(name, text)| Some((name.clone(), amount(text)?))).collect()
+        all.filter_map(|(name, text)| Some((name.to_owned(), amount(text)?))).collect()
     };
     for (name, wanted) in of("/spec/containers").flat_map(asked) {
         *sum.entry(name).or_default() += wanted;
@@ -227,7 +239,7 @@ fn amount(quantity: &Value) -> Option<i128> {
     ];
     let text = match quantity {
         Value::Number(number) => return Some(i128::from(number.as_i64()?) * 1000),
-        Value::String(text) => text.as_str(),
+        Value::String(text) => &**text,
         _ => return None,
     };
     if let Some(thousandths) = text.strip_suffix('m') {
@@ -342,7 +354,7 @@ mod tests {
         for (text, thousandths) in
             [("500m", 500), ("1", 1000), ("0.5", 500), ("1Ki", 1_024_000), ("2k", 2_000_000)]
         {
-            assert_eq!(amount(&json!(text)), Some(thousandths), "{text}");
+            assert_eq!(amount(&json!(text).into()), Some(thousandths), "{text}");
         }
     }
 }

@@ -174,7 +174,7 @@ fn awaits_taint(seen: &Seen<'_>) -> bool {
         && !no_execute(seen.object).iter().any(is_by_condition)
 }
 
-fn is_by_condition(taint: &&serde_json::Value) -> bool {
+fn is_by_condition(taint: &&shakedown_core::json::Value) -> bool {
     ["node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"]
         .iter()
         .any(|key| taint["key"] == *key)
