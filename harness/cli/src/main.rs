@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use shakedown::commands::Cli;
 
+/// A simulation makes and drops small values all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHAKEDOWN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));

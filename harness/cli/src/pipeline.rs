@@ -159,7 +159,8 @@ fn on_real_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 }
 
 fn recorder(run: &Run<'_>) -> Result<(Recorder, UndoLog), Failure> {
-    let recorder = Recorder::create(run.out, run.target.word(), run.seed, Limits::default())
+    let limits = Limits::of(&largest(run.planned));
+    let recorder = Recorder::create(run.out, run.target.word(), run.seed, limits)
         .map_err(|error| Failure::harness(error.to_string(), ""))?;
     let undo_log =
         UndoLog::create(run.out).map_err(|error| Failure::harness(error.to_string(), ""))?;

@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,6 +17,7 @@ use shakedown_target_sim::{Operator, RunLimits};
 
 use crate::coverage::Coverage;
 use crate::one::{One, run_one_with};
+use crate::ordered::ordered;
 use crate::reason::{Reasons, reasons};
 
 /// The bounds of one run: far beyond any storm, so that only what hangs reaches them.
@@ -140,37 +140,13 @@ pub fn campaign(
     stop: &AtomicBool,
     seen: &mut dyn FnMut(&Outcome, &Summary),
 ) -> Summary {
-    let next = AtomicU64::new(0);
-    let (sender, receiver) = mpsc::channel::<(u64, Outcome)>();
     let mut summary = Summary::default();
-    std::thread::scope(|scope| {
-        for _ in 0..bounds.jobs.max(1) {
-            let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= bounds.runs {
-                        break;
-                    }
-                    let seed = bounds.first.wrapping_add(index);
-                    let is_repeated = index % TWICE_EVERY == 0;
-                    if sender.send((index, outcome(seed, source, is_repeated))).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        let mut early: BTreeMap<u64, Outcome> = BTreeMap::new();
-        let mut due = 0;
-        for (index, outcome) in receiver {
-            early.insert(index, outcome);
-            while let Some(outcome) = early.remove(&due) {
-                summary.add(&outcome);
-                seen(&outcome, &summary);
-                due += 1;
-            }
-        }
+    let work = |index: u64| {
+        outcome(bounds.first.wrapping_add(index), source, index.is_multiple_of(TWICE_EVERY))
+    };
+    ordered(bounds.runs, bounds.jobs, stop, &work, &mut |_, outcome| {
+        summary.add(&outcome);
+        seen(&outcome, &summary);
     });
     summary
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use shakedown_core::json;
 use shakedown_core::lever::Undo;
 use shakedown_core::plan::{Action, FaultStep, Plan};
 use shakedown_core::sometimes::{self, Sometimes};
@@ -216,7 +217,7 @@ impl Watching {
         }
     }
 
-    fn object(&mut self, change: Change, kind: &str, object: &Value, at_us: u64) {
+    fn object(&mut self, change: Change, kind: &str, object: &json::Value, at_us: u64) {
         let key = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let gone = change == Change::Deleted;
         match kind {

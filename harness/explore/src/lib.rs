@@ -4,11 +4,14 @@
 //! on every target. Invariant: a run is a function of plan and seed, and of nothing else.
 
 pub mod campaign;
+pub mod controller_states;
 pub mod coverage;
 pub mod document;
 pub mod draw;
 pub mod keep;
+pub mod large;
 pub mod one;
+pub mod ordered;
 pub mod reason;
 pub mod shrink;
 pub mod storm;

@@ -1,4 +1,7 @@
-//! `shakedown explore`: runs storms, or scenarios, on one seed after the other, and shrinks what fails.
+//! `shakedown explore`: runs storms, or scenarios, on one seed after the other, and shrinks what fails;
+//! or runs one large world. With `--controllers` see `controllers.rs`.
+
+mod large;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +14,7 @@ use shakedown_core::plan::Plan;
 use shakedown_core::target::{Parameters, Target};
 use shakedown_core::verdict::Verdict;
 use shakedown_explore::coverage::UNREACHABLE;
+use shakedown_explore::large::Size;
 use shakedown_explore::{Bounds, Document, Outcome, Phase, Summary, campaign, keep, storm};
 use shakedown_target_sim::SimTarget;
 
@@ -21,31 +25,51 @@ use crate::plans::{self, Wanted};
 #[derive(clap::Args)]
 pub struct Args {
     /// Scenario files or folders to run on every seed, instead of storms.
-    paths: Vec<PathBuf>,
-    /// How many runs.
-    #[arg(long, conflicts_with = "time", required_unless_present = "time")]
-    runs: Option<u64>,
+    pub(super) paths: Vec<PathBuf>,
+    /// Instead, learn from one run of each scenario what controllers see and write, and run it again with
+    /// a crash before and after each write, and with a late, lost or older view at each notification that
+    /// a write follows from. Each run is judged by its checks and all invariants, and must end as the one
+    /// without the fault did. Without a path: a rollout, a scaling, deletions and an eviction.
+    #[arg(long)]
+    controllers: bool,
+    /// How many runs. With --controllers a sample of so many; all by default.
+    #[arg(
+        long,
+        conflicts_with = "time",
+        required_unless_present_any = ["time", "controllers", "nodes"]
+    )]
+    pub(super) runs: Option<u64>,
     /// For how long, such as 90s or 10m.
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
-    time: Option<Duration>,
+    pub(super) time: Option<Duration>,
+    /// One large world of so many workers instead of storms: a rolling update, the loss of a zone.
+    #[arg(
+        long,
+        requires = "pods",
+        conflicts_with_all = ["paths", "runs", "time", "jobs", "controllers"]
+    )]
+    nodes: Option<u32>,
+    /// So many pods on them.
+    #[arg(long, requires = "nodes")]
+    pods: Option<u32>,
     /// The first seed; the others follow it.
     #[arg(long, default_value_t = 1)]
-    seed: u64,
+    pub(super) seed: u64,
     /// How many threads; by default one for each processor.
     #[arg(long)]
     jobs: Option<usize>,
     /// Where findings and counts go.
     #[arg(long, default_value = "out/explore")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
     /// How many findings with different reasons are shrunk.
     #[arg(long, default_value_t = 5)]
-    shrink: usize,
+    pub(super) shrink: usize,
     /// A planted defect to switch on, for testing the tester. Repeatable.
     #[arg(long, value_name = "NAME", hide = true)]
-    sabotage: Vec<String>,
+    pub(super) sabotage: Vec<String>,
     /// Say nothing while it works.
     #[arg(long)]
-    quiet: bool,
+    pub(super) quiet: bool,
 }
 
 /// From so many runs on, a fault that was never in effect makes a campaign inconclusive.
@@ -55,11 +79,11 @@ const RUNS_TO_REACH: u64 = 200;
 /// How many runs in a hundred may tell nothing before a campaign tells nothing.
 const UNTOLD_MAX: u64 = 10;
 /// The file with the counts of a campaign.
-const COUNTS: &str = "coverage.json";
+pub(super) const COUNTS: &str = "coverage.json";
 /// The file with the storm of a single run.
 const STORM: &str = "storm.yaml";
 /// Between two lines of progress.
-const PROGRESS: Duration = Duration::from_secs(2);
+pub(super) const PROGRESS: Duration = Duration::from_secs(2);
 
 fn duration(text: &str) -> Result<Duration, String> {
     shakedown_core::window::evaluate(text, &Parameters::default()).map_err(|e| e.to_string())
@@ -67,8 +91,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Explores; answers the exit code.
 pub fn run(args: &Args) -> Result<u8, Failure> {
+    if let (Some(nodes), Some(pods)) = (args.nodes, args.pods) {
+        return large::run(args, Size { nodes, pods });
+    }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.jobs.unwrap_or(processors).max(1);
+    if args.controllers {
+        return super::controllers::run(args, jobs);
+    }
     let bounds = Bounds { first: args.seed, runs: args.runs.unwrap_or(u64::MAX), jobs };
     let abilities = SimTarget::new(0).abilities();
     let scenarios = scenarios(args)?;
@@ -139,29 +169,29 @@ fn scenarios(args: &Args) -> Result<Vec<Plan>, Failure> {
 }
 
 /// The wall clock of a campaign.
-struct Clock {
+pub(super) struct Clock {
     began: Instant,
     limit: Option<Duration>,
 }
 
 impl Clock {
-    fn start(limit: Option<Duration>) -> Self {
+    pub(super) fn start(limit: Option<Duration>) -> Self {
         #[expect(clippy::disallowed_methods, reason = "wall time of a campaign, for people")]
         let began = Instant::now();
         Self { began, limit }
     }
 
-    fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.limit.is_some_and(|limit| self.elapsed() >= limit)
     }
 }
 
 /// Lets a campaign end after the runs under way when the user interrupts it.
-fn stop_when_interrupted(stop: &Arc<AtomicBool>) {
+pub(super) fn stop_when_interrupted(stop: &Arc<AtomicBool>) {
     let stop = stop.clone();
     let waits = move || {
         let interrupted = super::block_on(async {
@@ -241,7 +271,7 @@ fn table(summary: &Summary) -> String {
     text
 }
 
-fn short(message: &str) -> String {
+pub(super) fn short(message: &str) -> String {
     const MOST: usize = 300;
     match message.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}...", &message[..at]),
@@ -284,7 +314,7 @@ fn shrunk(args: &Args, document: &Document, first: &Outcome) -> Result<(), Failu
     Ok(())
 }
 
-fn sabotages(args: &Args) -> String {
+pub(super) fn sabotages(args: &Args) -> String {
     args.sabotage.iter().map(|name| format!(" --sabotage {name}")).collect()
 }
 
@@ -345,7 +375,7 @@ fn write_storm(out: &Path, document: &Document) -> Result<(), Failure> {
         .map_err(|error| cannot(&path, &error))
 }
 
-fn cannot(path: &Path, error: &std::io::Error) -> Failure {
+pub(super) fn cannot(path: &Path, error: &std::io::Error) -> Failure {
     Failure::harness(
         format!("failed to write {}: {error}", path.display()),
         "look at the disk's free space, or name another folder with --out",

@@ -1,6 +1,7 @@
 //! The commands: one file each, with what it takes and what it does.
 
 mod compare;
+mod controllers;
 mod doctor;
 mod down;
 mod explore;
@@ -41,7 +42,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Removes a cluster that `up` made.
     Down(down::Args),
-    /// Runs storms on one seed after the other, and shrinks what fails.
+    /// Runs storms on one seed after the other, or goes through the states of controllers, and shrinks what
+    /// fails.
     Explore(explore::Args),
     /// Takes back what killed runs left behind.
     Heal(heal::Args),
