@@ -93,6 +93,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("k8s_cri::", &["cluster-impl/kubelet/src/runtimes/cri"]),
     ("etcd_client::", &["cluster-impl/storage/src/etcd"]),
     ("kube_cel::", &["harness/core/src/"]),
+    ("mimalloc::", &["harness/cli/src/main.rs"]),
 ];
 
 /// Folders whose files are entries of a registry: the folder, the file with the sorted list, and
@@ -102,7 +103,7 @@ const REGISTRIES: &[(&str, &str, &[&str])] = &[
     (
         "harness/judge/src/invariants",
         "harness/judge/src/invariants/mod.rs",
-        &["eviction", "mod", "silence", "writes"],
+        &["eviction", "mod", "silence", "writes", "zones"],
     ),
 ];
 
