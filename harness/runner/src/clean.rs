@@ -21,6 +21,8 @@ use crate::undo::undo_all;
 
 /// How long what was made may take to go: pods have 30 s by default.
 const GONE_LIMIT: Duration = Duration::from_secs(180);
+/// And how much longer for each pod: its events go one by one.
+const GONE_EACH: Duration = Duration::from_millis(100);
 /// How long the cluster may take to be as before.
 const CALM_LIMIT: Duration = Duration::from_secs(180);
 /// How long all undos may take together.
@@ -124,6 +126,8 @@ impl Session<'_> {
             return Ok(());
         }
         let namespace = self.namespace.clone();
+        let pods = self.events.world().objects("pods").count();
+        let limit = GONE_LIMIT + GONE_EACH * u32::try_from(pods).unwrap_or(u32::MAX);
         // Owners first, so that nothing is made again.
         for kind in ["deployments.apps", "replicasets.apps", "pods"] {
             let kind = KINDS.iter().find(|known| known.id == kind).expect("these are kinds");
@@ -142,7 +146,7 @@ impl Session<'_> {
             KINDS.iter().find(|kind| kind.word == "namespace").expect("namespaces are a kind");
         self.delete(path.path("", &namespace)).await?;
         let is_gone = |events: &EventLoop<'_>| is_gone(events.world(), &namespace);
-        let time = Instant::now() + GONE_LIMIT;
+        let time = Instant::now() + limit;
         if self.wait(time, is_gone).await? {
             return Ok(());
         }
