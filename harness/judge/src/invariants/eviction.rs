@@ -12,6 +12,8 @@ use crate::scene::{
 
 /// Effects that end pods.
 const NO_EXECUTE: &str = "NoExecute";
+/// For how long notifications that were held may still come once they are held no longer.
+const HELD_US: i64 = 10_000_000;
 
 /// A pod from its first to its last change.
 #[derive(Debug, Clone)]
@@ -234,19 +236,20 @@ pub(super) fn is_explained(scene: &Scene<'_>, pod: &PodLife<'_>, lives: &Pods<'_
     match pod.owner() {
         // Without an audit log nobody can tell who deleted a pod that nobody owns.
         None => by.is_none(),
-        Some(("ReplicaSet", ..)) if is_rewound(scene, doomed) && !is_disrupted(pod) => true,
+        Some(("ReplicaSet", ..)) if is_behind(scene, doomed) && !is_disrupted(pod) => true,
         Some((kind, name, uid)) => owner_wants_less(scene, pod, lives, (kind, name, uid), revision),
     }
 }
 
-/// Whether the controllers' view may have gone back in time: it shows pods that are gone, and of a
-/// ReplicaSet that seems to have too many one more is deleted, as upstream does.
-fn is_rewound(scene: &Scene<'_>, at: Instant) -> bool {
+/// Whether the controllers' view may be an older one, as a fault holds, freezes or turns it back: it shows
+/// pods that are gone, and of a ReplicaSet that seems to have too many one more is deleted, as upstream
+/// does. What was held may come for a while after the fault.
+fn is_behind(scene: &Scene<'_>, at: Instant) -> bool {
     scene.faults.iter().any(|span| {
-        span.fault == "rewind"
+        ["freeze-view", "hold-events", "rewind"].contains(&span.fault)
             && span.targets.iter().any(|target| target.ends_with("/kube-controller-manager"))
             && span.began().is_some_and(|(from, _)| from <= at.at_us)
-            && span.over().is_none_or(|over| over >= at.earliest())
+            && span.over().is_none_or(|over| over + HELD_US >= at.earliest())
     })
 }
 
@@ -276,9 +279,14 @@ fn owner_wants_less(
     let Some(owner) = before.next_back().filter(is_it) else { return true };
     let going = owner.object["metadata"]["deletionTimestamp"].is_string();
     let wanted = owner.object["spec"]["replicas"].as_u64().unwrap_or(1);
+    let now = pod.doomed.map_or(i64::MAX, |(when, _)| when.earliest());
+    let is_recent = |when: Instant| when.at_us + WORK_US >= now;
     let there = lives.owned(uid).filter(|pod| {
         pod.created_revision < revision
-            && pod.doomed.is_none_or(|(_, doomed)| doomed >= revision)
+            && pod.doomed.is_none_or(|(when, doomed)| {
+                // An eviction of the same moment was not seen by the owner's controller yet.
+                doomed >= revision || is_disrupted(pod) && is_recent(when)
+            })
             && !["Failed", "Succeeded"].contains(&text(pod.object, "/status/phase"))
     });
     going || there.count() as u64 > wanted

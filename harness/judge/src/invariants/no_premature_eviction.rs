@@ -147,14 +147,40 @@ mod tests {
     }
 
     #[test]
+    fn an_eviction_of_the_same_moment_does_not_make_a_scaling_one() {
+        for (evicted, verdict) in [(49.9, "PASS"), (40.0, "FAIL")] {
+            let mut tape = cluster();
+            let disrupted = |pod: &mut serde_json::Value| {
+                on_node(pod, 0);
+                pod["spec"]["nodeName"] = json!("worker-2");
+                pod["status"]["conditions"] =
+                    json!([{"type": "DisruptionTarget", "status": "True"}]);
+            };
+            tape.at(30.0).pod_of("b", "uid-2", disrupted);
+            tape.at(35.0).node("worker-2", "Unknown", &[TAINT]);
+            tape.at(evicted).pod_of("b", "uid-2", |pod| {
+                disrupted(pod);
+                pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            });
+            let revision = tape.revision();
+            tape.audit(CONTROLLERS, "delete", ("pods", "shop/b"), revision, "");
+            delete(tape.at(50.0), CONTROLLERS);
+            assert_eq!(tape.at(900.0).verdict(ID), verdict, "{evicted}");
+        }
+    }
+
+    #[test]
     fn what_a_view_of_the_past_deletes_is_no_eviction() {
-        for (controller, is_evicted, verdict) in [
-            ("cp-1/kube-controller-manager", false, "PASS"),
-            ("cp-1/kube-controller-manager", true, "FAIL"),
-            ("cp-1/kube-scheduler", false, "FAIL"),
+        let controllers = "cp-1/kube-controller-manager";
+        for (fault, controller, is_evicted, verdict) in [
+            ("rewind", controllers, false, "PASS"),
+            ("hold-events", controllers, false, "PASS"),
+            ("slow", controllers, false, "FAIL"),
+            ("rewind", controllers, true, "FAIL"),
+            ("rewind", "cp-1/kube-scheduler", false, "FAIL"),
         ] {
             let mut tape = cluster();
-            tape.at(40.0).fault("back", "rewind", FaultPhase::Applied, &[controller]);
+            tape.at(40.0).fault("back", fault, FaultPhase::Applied, &[controller]);
             if is_evicted {
                 tape.at(49.0).pod_of("a", "uid-1", |pod| {
                     on_node(pod, 300);
@@ -172,8 +198,8 @@ mod tests {
             } else {
                 delete(tape.at(50.0), CONTROLLERS);
             }
-            tape.at(60.0).fault("back", "rewind", FaultPhase::HealProven, &[controller]);
-            assert_eq!(tape.at(900.0).verdict(ID), verdict, "{controller} {is_evicted}");
+            tape.at(60.0).fault("back", fault, FaultPhase::HealProven, &[controller]);
+            assert_eq!(tape.at(900.0).verdict(ID), verdict, "{fault} {controller} {is_evicted}");
         }
     }
 
