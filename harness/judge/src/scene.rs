@@ -3,14 +3,14 @@
 //! Times are microseconds since the run began. An event seen at `at` happened in `[at - error, at]`.
 //! Whoever compares times takes, for each end, the bound that lets the promise off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use shakedown_core::json::Value;
 use shakedown_core::kinds::Kind;
 use shakedown_core::lever::Undo;
 use shakedown_core::plan::{Plan, START};
 use shakedown_core::sabotage::Sabotage;
-use shakedown_core::target::{ClusterFact, Parameters, Role, ZONE_LABEL};
+use shakedown_core::target::{ClusterFact, Parameters, Role};
 use shakedown_core::timeline::{Change, Event, FaultPhase, What};
 
 use crate::history::History;
@@ -148,31 +148,6 @@ pub struct AuditLine<'a> {
     pub fence: &'a str,
 }
 
-/// The workers of a zone.
-#[derive(Debug, Default)]
-struct Zone {
-    all: usize,
-    down: usize,
-    /// After each change: how many were not Ready, of how many.
-    counts: Vec<(Instant, usize, usize)>,
-}
-
-impl Zone {
-    fn enter(&mut self, is_down: bool) {
-        self.all += 1;
-        self.down += usize::from(is_down);
-    }
-
-    fn leave(&mut self, was_down: bool) {
-        self.all -= 1;
-        self.down -= usize::from(was_down);
-    }
-
-    fn note(&mut self, when: Instant) {
-        self.counts.push((when, self.down, self.all));
-    }
-}
-
 /// One scenario.
 pub struct Scene<'a> {
     /// What was to be done.
@@ -203,10 +178,6 @@ pub struct Scene<'a> {
     pub audit: Vec<AuditLine<'a>>,
     /// The places in `audit` of the writes to each object, by kind and key without the subresource.
     audit_of: BTreeMap<&'a str, BTreeMap<&'a str, Vec<usize>>>,
-    /// How many workers were not Ready, from this place of the timeline on.
-    down: Vec<(u64, usize)>,
-    /// The same for the workers of each zone.
-    zones: BTreeMap<&'a str, Zone>,
     /// What the workload did.
     history: Option<History<'a>>,
 }
@@ -242,12 +213,9 @@ impl<'a> Scene<'a> {
             troubles: Vec::new(),
             audit: Vec::new(),
             audit_of: BTreeMap::new(),
-            down: Vec::new(),
-            zones: BTreeMap::new(),
             history: None,
         };
         scene.index();
-        scene.count_down();
         scene.history = Some(History::of(&scene));
         Some(scene)
     }
@@ -345,49 +313,6 @@ impl<'a> Scene<'a> {
         };
         history.push(all.len());
         all.push(seen);
-    }
-
-    /// How many workers are not Ready after each change of a node.
-    fn count_down(&mut self) {
-        let workers: BTreeSet<String> = self.names(Role::Worker).into_iter().collect();
-        let mut known: BTreeMap<&str, (&'a str, bool)> = BTreeMap::new();
-        let (mut zones, mut counts): (BTreeMap<&'a str, Zone>, Vec<_>) = Default::default();
-        let mut all = 0;
-        for seen in self.of_kind(NODES).iter().filter(|seen| workers.contains(&seen.key)) {
-            let is_there = seen.change != Change::Deleted;
-            let is_down = is_there && condition(seen.object, "Ready") != "True";
-            let object: &'a Value = seen.object;
-            let zone = object["metadata"]["labels"][ZONE_LABEL].as_str().unwrap_or_default();
-            if let Some((zone, was_down)) = known.remove(seen.key.as_str()) {
-                all -= usize::from(was_down);
-                zones.entry(zone).or_default().leave(was_down);
-            }
-            if is_there {
-                known.insert(&seen.key, (zone, is_down));
-                all += usize::from(is_down);
-                zones.entry(zone).or_default().enter(is_down);
-            }
-            counts.push((seen.when.seq, all));
-            zones.entry(zone).or_default().note(seen.when);
-        }
-        (self.zones, self.down) = (zones, counts);
-    }
-
-    /// The greatest share of a node's zone that was not Ready between two times, as (down, all).
-    pub fn worst_of_zone(&self, node: &Value, from_us: i64, to_us: i64) -> (usize, usize) {
-        let zone = node["metadata"]["labels"][ZONE_LABEL].as_str().unwrap_or_default();
-        let Some(zone) = self.zones.get(zone) else { return (0, 0) };
-        let first = zone.counts.partition_point(|(when, ..)| when.at_us < from_us);
-        // What was in force when it began counts, too.
-        let during = zone.counts[first.saturating_sub(1)..].iter();
-        let during = during.take_while(|(when, ..)| when.at_us <= to_us);
-        during.map(|(_, down, all)| (*down, *all)).max().unwrap_or_default()
-    }
-
-    /// How many workers were not Ready at this place of the timeline.
-    pub fn down(&self, seq: u64) -> usize {
-        let after = self.down.partition_point(|(at, _)| *at <= seq);
-        after.checked_sub(1).map_or(0, |last| self.down[last].1)
     }
 
     /// The lines of the audit log about one object and its subresources.

@@ -2,10 +2,22 @@
 
 use serde_json::{Value, json};
 
-use super::{AGE, Kind, NAME, age, column, containers, keep_status, selector};
+use super::{AGE, Column, Kind, NAME, age, column, containers, keep_status, selector};
 use crate::defaulting::{absent, part, template};
 use crate::validation::{Causes, is_new_spec, metadata, names, status_change, workload};
 use crate::{Cause, Object};
+
+/// What is printed of whatever keeps a number of pods, and nothing more.
+pub(super) const COLUMNS: &[Column] = &[
+    NAME,
+    column("Desired", "integer", 0),
+    column("Current", "integer", 0),
+    column("Ready", "integer", 0),
+    AGE,
+    column("Containers", "string", 1),
+    column("Images", "string", 1),
+    column("Selector", "string", 1),
+];
 
 /// ReplicaSet.
 pub static REPLICA_SET: Kind = Kind {
@@ -26,16 +38,7 @@ pub static REPLICA_SET: Kind = Kind {
     prepare_create,
     prepare_update: keep_status,
     validate,
-    columns: &[
-        NAME,
-        column("Desired", "integer", 0),
-        column("Current", "integer", 0),
-        column("Ready", "integer", 0),
-        AGE,
-        column("Containers", "string", 1),
-        column("Images", "string", 1),
-        column("Selector", "string", 1),
-    ],
+    columns: COLUMNS,
     cells,
 };
 
@@ -71,6 +74,11 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
 }
 
 fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    counted(object, now, selector(object.get("/spec/selector")))
+}
+
+/// The cells of [`COLUMNS`].
+pub(super) fn counted(object: &Object, now: jiff::Timestamp, selector: Value) -> Vec<Value> {
     let count = |pointer: &str| Value::from(object.integer(pointer).unwrap_or_default());
     let mut cells = vec![
         object.name().into(),
@@ -80,7 +88,7 @@ fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
         age(object, now),
     ];
     cells.extend(containers(&object.0["spec"]["template"]));
-    cells.push(selector(object.get("/spec/selector")));
+    cells.push(selector);
     cells
 }
 

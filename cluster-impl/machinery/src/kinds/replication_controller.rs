@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{AGE, Kind, NAME, age, column, containers, keep_status, labels};
+use super::{Kind, keep_status, labels, replica_set};
 use crate::defaulting::{absent, inside, part, pod_spec};
 use crate::validation::{Causes, is_new_spec, metadata, names, status_change, workload};
 use crate::{Cause, Object};
@@ -26,16 +26,7 @@ pub static REPLICATION_CONTROLLER: Kind = Kind {
     prepare_create: |object| object.set("/status", json!({"replicas": 0})),
     prepare_update: keep_status,
     validate,
-    columns: &[
-        NAME,
-        column("Desired", "integer", 0),
-        column("Current", "integer", 0),
-        column("Ready", "integer", 0),
-        AGE,
-        column("Containers", "string", 1),
-        column("Images", "string", 1),
-        column("Selector", "string", 1),
-    ],
+    columns: replica_set::COLUMNS,
     cells,
 };
 
@@ -95,17 +86,7 @@ fn validate_spec(causes: &mut Causes, spec: &Value) {
 }
 
 fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
-    let count = |pointer: &str| Value::from(object.integer(pointer).unwrap_or_default());
-    let mut cells = vec![
-        object.name().into(),
-        count("/spec/replicas"),
-        count("/status/replicas"),
-        count("/status/readyReplicas"),
-        age(object, now),
-    ];
-    cells.extend(containers(&object.0["spec"]["template"]));
-    cells.push(labels(&object.0["spec"]["selector"]));
-    cells
+    replica_set::counted(object, now, labels(&object.0["spec"]["selector"]))
 }
 
 #[cfg(test)]
