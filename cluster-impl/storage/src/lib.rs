@@ -1,9 +1,11 @@
-//! etcd v3 semantics behind one trait: real etcd, and a multi-version store in memory.
+//! etcd v3 semantics behind one trait: real etcd, a simulated etcd in memory, and a store of one process
+//! that can keep itself on disk.
 //!
-//! Both bodies pass the one suite in `conformance.rs`. Only the API server may use this crate.
+//! All bodies pass the one suite in `conformance.rs`. Only the API server may use this crate.
 
 pub mod conformance;
 pub mod etcd;
+pub mod local;
 pub mod memory;
 
 use bytes::Bytes;

@@ -21,8 +21,6 @@ use super::raft::{Access, Command, Raft, Reply};
 use super::watchers::{Waiting, Watcher};
 use super::weather::{LinkTraffic, LinkWeather};
 
-/// A watch opened in the past is told at most so many revisions in one batch, as etcd does.
-const REPLAY_REVISIONS_MAX: usize = 1000;
 /// So often, at one instant, the cluster is asked by no honest run.
 const ASKED_AT_ONCE_MAX: u64 = 5_000_000;
 /// etcd's shortest lease: one and a half election timeouts, in whole seconds.
@@ -421,8 +419,8 @@ async fn next_batch(watcher: &Watcher, closing: &Closing) -> Result<WatchBatch, 
     let shared = &closing.running.shared;
     let silent_until = Instant::now() + shared.config.progress;
     loop {
-        let is_paused = match watcher.take() {
-            Waiting::Batch(batch) => return Ok(join_batches(batch, watcher)),
+        let is_paused = match watcher.take_joined() {
+            Waiting::Batch(batch) => return Ok(batch),
             Waiting::End(why) => return Err(why),
             Waiting::Nothing => false,
             Waiting::Paused => true,
@@ -432,29 +430,19 @@ async fn next_batch(watcher: &Watcher, closing: &Closing) -> Result<WatchBatch, 
             () = watcher.wake.notified() => {}
             () = until((!is_paused).then_some(silent_until)) => {
                 // The lock keeps a revision from being applied between the look and the answer.
-                let revision = shared.with(|raft, _| match watcher.take() {
+                let revision = shared.with(|raft, _| match watcher.take_joined() {
                     Waiting::Nothing => Some(Ok(raft.members[closing.index].revision)),
                     Waiting::Batch(batch) => Some(Err(batch)),
                     Waiting::End(_) | Waiting::Paused => None,
                 });
                 match revision {
                     Some(Ok(revision)) => return Ok(WatchBatch { revision, events: Vec::new() }),
-                    Some(Err(batch)) => return Ok(join_batches(batch, watcher)),
+                    Some(Err(batch)) => return Ok(batch),
                     None => {}
                 }
             }
         }
     }
-}
-
-/// Puts the revisions that wait behind `batch` into it.
-fn join_batches(mut batch: WatchBatch, watcher: &Watcher) -> WatchBatch {
-    for _ in 1..REPLAY_REVISIONS_MAX {
-        let Waiting::Batch(more) = watcher.take() else { break };
-        batch.revision = more.revision;
-        batch.events.extend(more.events);
-    }
-    batch
 }
 
 #[async_trait::async_trait]

@@ -8,11 +8,11 @@
 mod cluster;
 mod log;
 mod membership;
-mod mvcc;
+pub(crate) mod mvcc;
 mod raft;
 #[cfg(test)]
 mod tests;
-mod watchers;
+pub(crate) mod watchers;
 mod weather;
 
 use std::time::Duration;

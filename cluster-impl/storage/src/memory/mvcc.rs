@@ -30,27 +30,27 @@ struct Version {
 
 /// The changes of one revision.
 #[derive(Debug, Clone)]
-pub(super) struct Record {
-    pub(super) revision: i64,
-    pub(super) events: Arc<[WatchEvent]>,
+pub(crate) struct Record {
+    pub(crate) revision: i64,
+    pub(crate) events: Arc<[WatchEvent]>,
 }
 
 /// A granted lease.
 #[derive(Debug, Clone)]
-pub(super) struct LeaseRecord {
-    pub(super) ttl_s: i64,
+pub(crate) struct LeaseRecord {
+    pub(crate) ttl_s: i64,
     keys: BTreeSet<Bytes>,
 }
 
 /// What was read.
-pub(super) struct Found {
-    pub(super) kvs: Vec<KeyValue>,
-    pub(super) more: bool,
-    pub(super) count: usize,
+pub(crate) struct Found {
+    pub(crate) kvs: Vec<KeyValue>,
+    pub(crate) more: bool,
+    pub(crate) count: usize,
 }
 
 /// The store.
-pub(super) struct Mvcc {
+pub(crate) struct Mvcc {
     revision: i64,
     compacted: i64,
     keys: BTreeMap<Bytes, Vec<Version>>,
@@ -61,7 +61,7 @@ pub(super) struct Mvcc {
 }
 
 /// Refuses what etcd refuses before a transaction reaches the log.
-pub(super) fn check(txn: &Txn) -> Result<(), StoreError> {
+pub(crate) fn check(txn: &Txn) -> Result<(), StoreError> {
     let invalid = |why: &str| Err(StoreError::Invalid(why.to_owned()));
     let counts = [txn.compare.len(), txn.success.len(), txn.failure.len()];
     if counts.iter().any(|count| *count > TXN_OPS_MAX) {
@@ -100,7 +100,7 @@ pub(super) fn check(txn: &Txn) -> Result<(), StoreError> {
 }
 
 impl Mvcc {
-    pub(super) fn new(is_lossy: bool) -> Self {
+    pub(crate) fn new(is_lossy: bool) -> Self {
         Self {
             revision: 1,
             compacted: 0,
@@ -111,20 +111,42 @@ impl Mvcc {
         }
     }
 
-    pub(super) fn revision(&self) -> i64 {
+    /// The store as it was at a revision, with nothing of what was before.
+    pub(crate) fn restored(revision: i64, kvs: Vec<KeyValue>, leases: &[(i64, i64)]) -> Self {
+        let mut store = Self { revision, compacted: revision, ..Self::new(false) };
+        for (lease, ttl_s) in leases {
+            store.grant(*lease, *ttl_s);
+        }
+        for kv in kvs {
+            if let Some(lease) = store.leases.get_mut(&kv.lease) {
+                lease.keys.insert(kv.key.clone());
+            }
+            store.keys.insert(kv.key.clone(), vec![Version { kv, is_tombstone: false }]);
+        }
+        store
+    }
+
+    /// The store as it is at a revision, without what came after and before.
+    pub(crate) fn as_of(&self, revision: i64) -> Self {
+        let kvs = self.range(&KeyRange { start: vec![0], end: Some(vec![0]) }, revision, 0).kvs;
+        let leases: Vec<_> = self.leases.iter().map(|(id, lease)| (*id, lease.ttl_s)).collect();
+        Self::restored(revision, kvs, &leases)
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
         self.revision
     }
 
-    pub(super) fn compacted(&self) -> i64 {
+    pub(crate) fn compacted(&self) -> i64 {
         self.compacted
     }
 
-    pub(super) fn leases(&self) -> &BTreeMap<i64, LeaseRecord> {
+    pub(crate) fn leases(&self) -> &BTreeMap<i64, LeaseRecord> {
         &self.leases
     }
 
     /// Reads keys as of a revision, which must not have been purged.
-    pub(super) fn range(&self, range: &KeyRange, revision: i64, limit: usize) -> Found {
+    pub(crate) fn range(&self, range: &KeyRange, revision: i64, limit: usize) -> Found {
         let mut found = Found { kvs: Vec::new(), more: false, count: 0 };
         for versions in self.histories(range) {
             let Some(version) = at(versions, revision) else { continue };
@@ -155,13 +177,13 @@ impl Mvcc {
     }
 
     /// The recorded changes from a revision on, oldest first.
-    pub(super) fn history_from(&self, revision: i64) -> impl Iterator<Item = &Record> {
+    pub(crate) fn history_from(&self, revision: i64) -> impl Iterator<Item = &Record> {
         let first = self.history.partition_point(|record| record.revision < revision);
         self.history.range(first..)
     }
 
     /// Carries out a transaction; answers its changes too, in the order they were made.
-    pub(super) fn txn(&mut self, txn: &Txn) -> Result<(TxnResult, Option<Record>), StoreError> {
+    pub(crate) fn txn(&mut self, txn: &Txn) -> Result<(TxnResult, Option<Record>), StoreError> {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let branch = if succeeded { &txn.success } else { &txn.failure };
         for op in branch {
@@ -282,7 +304,7 @@ impl Mvcc {
     }
 
     /// Marks everything below `revision` as gone; [`Mvcc::purge`] frees it.
-    pub(super) fn compact(&mut self, revision: i64) -> Result<(), StoreError> {
+    pub(crate) fn compact(&mut self, revision: i64) -> Result<(), StoreError> {
         if revision <= self.compacted {
             return Err(StoreError::Compacted { asked: revision, oldest: self.compacted });
         }
@@ -295,7 +317,7 @@ impl Mvcc {
 
     /// Frees the versions that a read at `revision` or later cannot see. `drops_live` takes the one
     /// that such a read sees as well: a planted defect.
-    pub(super) fn purge(&mut self, revision: i64, drops_live: bool) {
+    pub(crate) fn purge(&mut self, revision: i64, drops_live: bool) {
         let kept = self.history.partition_point(|record| record.revision < revision);
         self.history.drain(..kept);
         self.keys.retain(|_, versions| {
@@ -310,7 +332,7 @@ impl Mvcc {
 
     /// One number for all that is held of the revisions from `compacted` up to `revision` (FNV-1a), as
     /// etcd's HashKV: whatever the purge has left behind of older versions does not count.
-    pub(super) fn hash(&self, revision: i64, compacted: i64) -> u64 {
+    pub(crate) fn hash(&self, revision: i64, compacted: i64) -> u64 {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let mut add = |bytes: &[u8]| {
             for byte in bytes {
@@ -337,12 +359,12 @@ impl Mvcc {
         hash
     }
 
-    pub(super) fn grant(&mut self, lease: i64, ttl_s: i64) {
+    pub(crate) fn grant(&mut self, lease: i64, ttl_s: i64) {
         self.leases.insert(lease, LeaseRecord { ttl_s, keys: BTreeSet::new() });
     }
 
     /// Ends a lease and deletes its keys at one revision.
-    pub(super) fn revoke(&mut self, lease: i64) -> Result<Option<Record>, StoreError> {
+    pub(crate) fn revoke(&mut self, lease: i64) -> Result<Option<Record>, StoreError> {
         let Some(record) = self.leases.get(&lease) else {
             return Err(StoreError::NoLease(lease));
         };

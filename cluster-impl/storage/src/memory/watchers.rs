@@ -14,6 +14,9 @@ use super::mvcc::Record;
 /// A watch whose reader falls so many revisions behind is ended.
 const WATCH_BACKLOG_MAX: usize = 100_000;
 
+/// A reader that is behind is told at most so many revisions in one batch, as etcd does.
+const JOINED_MAX: usize = 1000;
+
 /// What waits for the reader of a watch.
 #[derive(Default)]
 struct Backlog {
@@ -23,16 +26,16 @@ struct Backlog {
 }
 
 /// One open watch.
-pub(super) struct Watcher {
+pub(crate) struct Watcher {
     range: KeyRange,
     from: i64,
     backlog: Mutex<Backlog>,
     /// Told whenever there may be something to read.
-    pub(super) wake: Notify,
+    pub(crate) wake: Notify,
 }
 
 /// What a reader finds.
-pub(super) enum Waiting {
+pub(crate) enum Waiting {
     /// Changes.
     Batch(WatchBatch),
     /// The watch is over.
@@ -45,7 +48,7 @@ pub(super) enum Waiting {
 
 impl Watcher {
     /// The next thing for the reader.
-    pub(super) fn take(&self) -> Waiting {
+    pub(crate) fn take(&self) -> Waiting {
         let mut backlog = self.lock();
         if backlog.is_paused {
             return Waiting::Paused;
@@ -57,9 +60,22 @@ impl Watcher {
         }
     }
 
+    /// The next thing for the reader, with the changes that wait behind it.
+    pub(crate) fn take_joined(&self) -> Waiting {
+        let mut first = self.take();
+        if let Waiting::Batch(batch) = &mut first {
+            for _ in 1..JOINED_MAX {
+                let Waiting::Batch(more) = self.take() else { break };
+                batch.revision = more.revision;
+                batch.events.extend(more.events);
+            }
+        }
+        first
+    }
+
     /// Queues the changes of one revision that concern this watch. `compacted` decides whether the
     /// values before the changes can still be told.
-    pub(super) fn offer(&self, record: &Record, compacted: i64) {
+    pub(crate) fn offer(&self, record: &Record, compacted: i64) {
         if record.revision < self.from {
             return;
         }
@@ -88,7 +104,7 @@ impl Watcher {
     }
 
     /// Queues a sign of progress.
-    pub(super) fn offer_progress(&self, revision: i64) {
+    pub(crate) fn offer_progress(&self, revision: i64) {
         self.lock().batches.push_back(WatchBatch { revision, events: Vec::new() });
     }
 
@@ -99,14 +115,14 @@ impl Watcher {
 
 /// The open watches of one member.
 #[derive(Default)]
-pub(super) struct Watchers {
+pub(crate) struct Watchers {
     next: u64,
     open: BTreeMap<u64, Arc<Watcher>>,
 }
 
 impl Watchers {
     /// Opens a watch on the changes from a revision on; answers its number.
-    pub(super) fn open(&mut self, range: KeyRange, from: i64) -> (u64, Arc<Watcher>) {
+    pub(crate) fn open(&mut self, range: KeyRange, from: i64) -> (u64, Arc<Watcher>) {
         let backlog = Mutex::default();
         let watcher = Arc::new(Watcher { range, from, backlog, wake: Notify::new() });
         self.next += 1;
@@ -115,17 +131,17 @@ impl Watchers {
     }
 
     /// Forgets a watch.
-    pub(super) fn close(&mut self, number: u64) {
+    pub(crate) fn close(&mut self, number: u64) {
         self.open.remove(&number);
     }
 
     /// Tells every watch of a revision.
-    pub(super) fn offer(&self, record: &Record, compacted: i64) {
+    pub(crate) fn offer(&self, record: &Record, compacted: i64) {
         self.open.values().for_each(|watcher| watcher.offer(record, compacted));
     }
 
     /// Lets readers see nothing, or again everything.
-    pub(super) fn pause(&self, is_paused: bool) {
+    pub(crate) fn pause(&self, is_paused: bool) {
         for watcher in self.open.values() {
             watcher.lock().is_paused = is_paused;
             watcher.wake.notify_one();
@@ -133,7 +149,7 @@ impl Watchers {
     }
 
     /// Ends every watch.
-    pub(super) fn end(&mut self, why: &StoreError) {
+    pub(crate) fn end(&mut self, why: &StoreError) {
         for watcher in std::mem::take(&mut self.open).into_values() {
             let mut backlog = watcher.lock();
             backlog.is_paused = false;
