@@ -127,6 +127,8 @@ sabotages! {
     PendingNotWoken = "pending-not-woken",
     /// An update with a stale resourceVersion is let through.
     PreconditionIgnored = "precondition-ignored",
+    /// What is used of a quota is raised without asking whether somebody else raised it meanwhile.
+    QuotaNotGuarded = "quota-not-guarded",
     /// A member serves linearizable reads from what it has, without asking its leader.
     ReadNotConfirmed = "read-not-confirmed",
     /// A ReplicaSet that shrinks deletes its best pods first.

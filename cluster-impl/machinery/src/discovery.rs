@@ -1,7 +1,7 @@
 //! Discovery: which groups, versions and resources there are, in the old form and in the aggregated one.
 //!
 //! Everything comes from the registry of kinds; resources without stored objects (such as access reviews) are
-//! passed in as [`Extra`].
+//! passed in as [`Extra`], custom kinds by whoever serves them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,21 @@ pub struct Extra {
     pub namespaced: bool,
     /// What can be done with it.
     pub verbs: &'static [&'static str],
+}
+
+/// What is served beside the registered kinds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// Resources without stored objects.
+    pub extra: &'a [Extra],
+    /// Custom kinds.
+    pub custom: &'a [&'static Kind],
+}
+
+impl Beside<'_> {
+    fn kinds(&self) -> impl Iterator<Item = &'static Kind> {
+        versions::served().chain(self.custom.iter().copied())
+    }
 }
 
 /// What can be done with a stored resource.
@@ -66,8 +81,8 @@ pub fn api_versions(address: &str) -> Value {
 }
 
 /// `GET /apis`: `APIGroupList`.
-pub fn api_group_list(extra: &[Extra]) -> Value {
-    let groups: Vec<_> = groups(extra)
+pub fn api_group_list(beside: Beside<'_>) -> Value {
+    let groups: Vec<_> = groups(beside)
         .iter()
         .filter(|(group, _)| !group.is_empty())
         .map(|(group, versions)| group_value(group, versions))
@@ -76,8 +91,8 @@ pub fn api_group_list(extra: &[Extra]) -> Value {
 }
 
 /// `GET /apis/{group}`: `APIGroup`; `None` if there is no such group.
-pub fn api_group(group: &str, extra: &[Extra]) -> Option<Value> {
-    let groups = groups(extra);
+pub fn api_group(group: &str, beside: Beside<'_>) -> Option<Value> {
+    let groups = groups(beside);
     let (name, versions) = groups.get_key_value(group).filter(|_| !group.is_empty())?;
     let mut value = group_value(name, versions);
     value["kind"] = "APIGroup".into();
@@ -93,12 +108,12 @@ fn group_value(group: &str, versions: &[&str]) -> Value {
 }
 
 /// `GET /api/v1` and `GET /apis/{group}/{version}`: `APIResourceList`; `None` if there is no such version.
-pub fn api_resource_list(group: &str, version: &str, extra: &[Extra]) -> Option<Value> {
-    groups(extra).get(group).filter(|versions| versions.contains(&version))?;
+pub fn api_resource_list(group: &str, version: &str, beside: Beside<'_>) -> Option<Value> {
+    groups(beside).get(group).filter(|versions| versions.contains(&version))?;
     let mut resources = Vec::new();
-    for kind in of_version((group, version)) {
+    for kind in of_version((group, version), beside) {
         resources.push(json!({
-            "name": kind.plural, "singularName": kind.kind.to_lowercase(),
+            "name": kind.plural, "singularName": kind.singular(),
             "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs(kind),
         }));
         let resource = resources.last_mut().expect("just pushed");
@@ -120,7 +135,7 @@ pub fn api_resource_list(group: &str, version: &str, extra: &[Extra]) -> Option<
             resources.push(value);
         }
     }
-    for one in extra.iter().filter(|one| one.group == group && one.version == version) {
+    for one in beside.extra.iter().filter(|one| one.group == group && one.version == version) {
         resources.push(json!({
             "name": one.plural, "singularName": one.kind.to_lowercase(),
             "namespaced": one.namespaced, "kind": one.kind, "verbs": one.verbs,
@@ -135,8 +150,8 @@ pub fn api_resource_list(group: &str, version: &str, extra: &[Extra]) -> Option<
 
 /// `GET /api` and `GET /apis` in the aggregated form: `apidiscovery.k8s.io/v2` (or `v2beta1`)
 /// `APIGroupDiscoveryList` of the core group, or of all others.
-pub fn aggregated(core: bool, version: &str, extra: &[Extra]) -> Value {
-    let items: Vec<_> = groups(extra)
+pub fn aggregated(core: bool, version: &str, beside: Beside<'_>) -> Value {
+    let items: Vec<_> = groups(beside)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
@@ -144,7 +159,7 @@ pub fn aggregated(core: bool, version: &str, extra: &[Extra]) -> Value {
                 .into_iter()
                 .map(|version| {
                     json!({"version": version, "freshness": "Current",
-                        "resources": aggregated_resources((group, version), extra)})
+                        "resources": aggregated_resources((group, version), beside)})
                 })
                 .collect();
             let metadata = if core { json!({}) } else { json!({ "name": group }) };
@@ -157,20 +172,22 @@ pub fn aggregated(core: bool, version: &str, extra: &[Extra]) -> Value {
     })
 }
 
-fn aggregated_resources(group_version: GroupVersion, extra: &[Extra]) -> Vec<Value> {
+fn aggregated_resources(group_version: GroupVersion, beside: Beside<'_>) -> Vec<Value> {
     let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
     let response = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let (group, version) = group_version;
-    let kinds = of_version(group_version).map(|kind| {
+    let kinds = of_version(group_version, beside).map(|kind| {
         let subresources: Vec<_> = subresources(kind)
             .iter()
             .map(|one| {
+                let version =
+                    if kind.custom.is_some() && one.group == group { version } else { "v1" };
                 json!({"subresource": one.name, "verbs": one.verbs,
-                    "responseKind": response(one.group, "v1", one.kind)})
+                    "responseKind": response(one.group, version, one.kind)})
             })
             .collect();
         let mut value = json!({
-            "resource": kind.plural, "singularResource": kind.kind.to_lowercase(),
+            "resource": kind.plural, "singularResource": kind.singular(),
             "scope": scope(kind.namespaced), "verbs": verbs(kind),
             "responseKind": response(group, version, kind.kind),
         });
@@ -184,25 +201,30 @@ fn aggregated_resources(group_version: GroupVersion, extra: &[Extra]) -> Vec<Val
         }
         value
     });
-    let extra = extra.iter().filter(|one| (one.group, one.version) == group_version).map(|one| {
-        json!({
-            "resource": one.plural, "singularResource": one.kind.to_lowercase(),
-            "scope": scope(one.namespaced), "verbs": one.verbs,
-            "responseKind": response(group, version, one.kind),
-        })
-    });
+    let extra =
+        beside.extra.iter().filter(|one| (one.group, one.version) == group_version).map(|one| {
+            json!({
+                "resource": one.plural, "singularResource": one.kind.to_lowercase(),
+                "scope": scope(one.namespaced), "verbs": one.verbs,
+                "responseKind": response(group, version, one.kind),
+            })
+        });
     kinds.chain(extra).collect()
 }
 
-fn of_version<'v>(group_version: (&'v str, &'v str)) -> impl Iterator<Item = &'static Kind> + 'v {
-    versions::served().filter(move |kind| (kind.group, kind.version) == group_version)
+fn of_version<'v>(
+    group_version: (&'v str, &'v str),
+    beside: Beside<'v>,
+) -> impl Iterator<Item = &'static Kind> + 'v {
+    let kinds = versions::served().chain(beside.custom.iter().copied());
+    kinds.filter(move |kind| (kind.group, kind.version) == group_version)
 }
 
 /// The groups with their versions, the preferred one first.
-fn groups(extra: &[Extra]) -> BTreeMap<&'static str, Vec<&'static str>> {
+fn groups(beside: Beside<'_>) -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut groups: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-    let kinds = versions::served().map(|kind| (kind.group, kind.version));
-    for (group, version) in kinds.chain(extra.iter().map(|one| (one.group, one.version))) {
+    let kinds = beside.kinds().map(|kind| (kind.group, kind.version));
+    for (group, version) in kinds.chain(beside.extra.iter().map(|one| (one.group, one.version))) {
         groups.entry(group).or_default().insert((Reverse(versions::priority(version)), version));
     }
     let sorted = |set: BTreeSet<Ranked>| set.into_iter().map(|(_, version)| version).collect();
@@ -227,13 +249,17 @@ mod tests {
         verbs: &["create"],
     }];
 
+    fn beside() -> Beside<'static> {
+        Beside { extra: REVIEWS, custom: &[] }
+    }
+
     fn names(list: &Value, field: &str) -> Vec<String> {
         list.as_array().unwrap().iter().map(|one| one[field].as_str().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn groups_and_versions() {
-        let list = api_group_list(REVIEWS);
+        let list = api_group_list(beside());
         let groups = names(&list["groups"], "name");
         assert!(groups.is_sorted() && !groups.contains(&String::new()), "{groups:?}");
         for group in ["apps", "authorization.k8s.io", "coordination.k8s.io", "storage.k8s.io"] {
@@ -241,14 +267,17 @@ mod tests {
         }
         let apps = groups.iter().position(|group| group == "apps").unwrap();
         assert_eq!(list["groups"][apps]["preferredVersion"]["groupVersion"], "apps/v1");
-        assert_eq!(api_group("apps", &[]).unwrap()["kind"], "APIGroup");
-        assert!(api_group("", &[]).is_none() && api_group("nope", &[]).is_none());
+        assert_eq!(api_group("apps", Beside::default()).unwrap()["kind"], "APIGroup");
+        assert!(
+            api_group("", Beside::default()).is_none()
+                && api_group("nope", Beside::default()).is_none()
+        );
         assert_eq!(api_versions("10.0.0.1:6443")["versions"], json!(["v1"]));
     }
 
     #[test]
     fn the_core_list_offers_eviction_to_drain() {
-        let list = api_resource_list("", "v1", &[]).unwrap();
+        let list = api_resource_list("", "v1", Beside::default()).unwrap();
         let eviction = list["resources"]
             .as_array()
             .unwrap()
@@ -261,14 +290,14 @@ mod tests {
                 "group": "policy", "version": "v1", "kind": "Eviction", "verbs": ["create"]})
         );
         assert!(names(&list["resources"], "name").contains(&"nodes/status".to_owned()));
-        assert!(api_resource_list("apps", "v1beta2", &[]).is_none());
-        let reviews = api_resource_list("authorization.k8s.io", "v1", REVIEWS).unwrap();
+        assert!(api_resource_list("apps", "v1beta2", Beside::default()).is_none());
+        let reviews = api_resource_list("authorization.k8s.io", "v1", beside()).unwrap();
         assert_eq!(reviews["resources"][0]["kind"], "SelfSubjectAccessReview");
     }
 
     #[test]
     fn the_aggregated_form_has_everything() {
-        let core = aggregated(true, "v2", &[]);
+        let core = aggregated(true, "v2", Beside::default());
         assert_eq!(core["apiVersion"], "apidiscovery.k8s.io/v2");
         let resources = &core["items"][0]["versions"][0]["resources"];
         let pods =
@@ -278,10 +307,21 @@ mod tests {
         assert_eq!(pods["scope"], "Namespaced");
         assert_eq!(
             names(&pods["subresources"], "subresource"),
-            ["binding", "ephemeralcontainers", "eviction", "log", "resize", "status"]
+            [
+                "attach",
+                "binding",
+                "ephemeralcontainers",
+                "eviction",
+                "exec",
+                "log",
+                "portforward",
+                "proxy",
+                "resize",
+                "status"
+            ]
         );
-        let others = aggregated(false, "v2", REVIEWS);
-        let groups = api_group_list(REVIEWS)["groups"].as_array().unwrap().len();
+        let others = aggregated(false, "v2", beside());
+        let groups = api_group_list(beside())["groups"].as_array().unwrap().len();
         assert_eq!(others["items"].as_array().unwrap().len(), groups);
     }
 }

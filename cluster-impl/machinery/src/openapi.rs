@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::custom::publish;
 use crate::discovery;
 use crate::kinds::{Kind, Subresource};
 use crate::schema::{self, ListType, Shape, TypeFact};
@@ -24,9 +25,7 @@ const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
 static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
     let versions: BTreeSet<_> = versions::served().map(|kind| (kind.group, kind.version)).collect();
     let document = |(group, version): (&str, &str)| {
-        let body = serde_json::to_vec(&make(group, version)).expect("values are always JSON");
-        let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
-        (root(group, version), Document { body: Bytes::from(body), hash })
+        (root(group, version), Document::of(&make(group, version)))
     };
     versions.into_iter().map(document).collect()
 });
@@ -40,6 +39,14 @@ pub struct Document {
     pub hash: String,
 }
 
+impl Document {
+    pub(crate) fn of(value: &Value) -> Self {
+        let body = serde_json::to_vec(value).expect("values are always JSON");
+        let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
+        Self { body: Bytes::from(body), hash }
+    }
+}
+
 /// The document at `/openapi/v3/{path}`, such as `api/v1` or `apis/apps/v1`.
 pub fn document(path: &str) -> Option<&'static Document> {
     DOCUMENTS.get(path)
@@ -50,10 +57,66 @@ pub(crate) fn documents() -> impl Iterator<Item = &'static Document> {
     DOCUMENTS.values()
 }
 
-/// `GET /openapi/v3`: the documents that there are.
-pub fn index() -> Value {
+/// The documents of custom kinds, by path.
+pub fn custom_documents(kinds: &[&'static Kind]) -> BTreeMap<String, Document> {
+    let versions: BTreeSet<_> = kinds.iter().map(|kind| (kind.group, kind.version)).collect();
+    let document = |(group, version): (&str, &str)| {
+        let own = kinds.iter().filter(|kind| kind.group == group && kind.version == version);
+        (root(group, version), Document::of(&make_custom(own.copied())))
+    };
+    versions.into_iter().map(document).collect()
+}
+
+fn make_custom(kinds: impl Iterator<Item = &'static Kind>) -> Value {
+    let mut wanted: Vec<&TypeFact> = Vec::new();
+    for name in ["DeleteOptions", "ListMeta", "ObjectMeta", "Status"] {
+        wanted.extend(schema::type_named(&format!("{META}{name}")));
+    }
+    let (mut paths, mut schemas) = (Map::new(), schemas(wanted));
+    for kind in kinds {
+        add_paths(&mut paths, kind);
+        schemas.extend(custom_schemas(kind));
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes CRD Swagger", "version": "v0.1.0"},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    })
+}
+
+/// The schemas of a custom kind and of its list.
+pub(crate) fn custom_schemas(kind: &'static Kind) -> Vec<(String, Value)> {
+    let Some(custom) = kind.custom else { return Vec::new() };
+    let name = publish::type_name(kind.group, kind.version, kind.kind);
+    let list_name = publish::type_name(kind.group, kind.version, &custom.list_kind);
+    let item = json!({"$ref": format!("#/components/schemas/{name}")});
+    let metadata = json!({"$ref": format!("#/components/schemas/{META}ListMeta")});
+    let list = json!({
+        "type": "object", "required": ["items"],
+        "description": format!("{} is a list of {}", custom.list_kind, kind.kind),
+        "properties": {
+            "apiVersion": {"type": "string"}, "kind": {"type": "string"},
+            "items": {"type": "array", "items": {"allOf": [item]}},
+            "metadata": {"allOf": [metadata]},
+        },
+        GVK: [{"group": kind.group, "version": kind.version, "kind": custom.list_kind}],
+    });
+    vec![(name, custom.published.clone()), (list_name, list)]
+}
+
+/// The paths of a custom kind.
+pub(crate) fn custom_paths(kind: &'static Kind) -> Map<String, Value> {
+    let mut paths = Map::new();
+    add_paths(&mut paths, kind);
+    paths
+}
+
+/// `GET /openapi/v3`: the documents that there are, those of custom kinds among them.
+pub fn index(custom: &BTreeMap<String, Document>) -> Value {
     let paths: Map<_, _> = DOCUMENTS
         .iter()
+        .chain(custom)
         .map(|(path, document)| {
             let url = format!("/openapi/v3/{path}?hash={}", document.hash);
             (path.clone(), json!({ "serverRelativeURL": url }))
@@ -159,6 +222,7 @@ fn shape_schema(shape: &Shape) -> Value {
         Shape::IntOrString => json!({"allOf": [reference(INT_OR_STRING)]}),
         Shape::Any => json!({"type": "object"}),
         Shape::Ref(name) => json!({"allOf": [reference(name)]}),
+        Shape::Own(fact) => type_schema(fact),
         Shape::List(item) => json!({"type": "array", "items": shape_schema(item)}),
         Shape::Map(item) => json!({"type": "object", "additionalProperties": shape_schema(item)}),
     }
@@ -284,10 +348,14 @@ fn operation(kind: &Kind, action: &str, method: &str) -> Value {
     }
     if method == "patch" {
         let patch = json!({"schema": {"type": "object"}});
-        value["requestBody"] = json!({"required": true, "content": {
+        let mut content = json!({
             "application/apply-patch+yaml": patch, "application/json-patch+json": patch,
-            "application/merge-patch+json": patch, "application/strategic-merge-patch+json": patch,
-        }});
+            "application/merge-patch+json": patch,
+        });
+        if kind.custom.is_none() {
+            content["application/strategic-merge-patch+json"] = patch;
+        }
+        value["requestBody"] = json!({"required": true, "content": content});
     }
     value
 }
@@ -350,8 +418,39 @@ mod tests {
     }
 
     #[test]
+    fn a_custom_kind_is_explained_and_takes_field_validation() {
+        let definition = json!({"spec": {"group": "acme.io", "scope": "Namespaced",
+            "names": {"plural": "gears", "kind": "Gear", "singular": "gear", "listKind": "GearList"},
+            "versions": [{"name": "v1", "schema": {"openAPIV3Schema": {"type": "object",
+                "properties": {"spec": {"type": "object", "properties": {
+                    "teeth": {"type": "integer", "description": "How many."}}}}}}}]}});
+        let kind = crate::custom::kind(&definition, "v1").unwrap().unwrap();
+        let documents = custom_documents(&[kind]);
+        let document: Value = serde_json::from_slice(&documents["apis/acme.io/v1"].body).unwrap();
+        let schemas = &document["components"]["schemas"];
+        let gear = &schemas["io.acme.v1.Gear"];
+        assert_eq!(gear["properties"]["spec"]["properties"]["teeth"]["description"], "How many.");
+        assert_eq!(schemas["io.acme.v1.GearList"][GVK][0]["kind"], "GearList");
+        let patch =
+            &document["paths"]["/apis/acme.io/v1/namespaces/{namespace}/gears/{name}"]["patch"];
+        assert_eq!(patch[GVK]["kind"], "Gear");
+        assert!(
+            patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_null()
+        );
+        let second = crate::openapi_v2::with_custom(&[kind]);
+        let second: Value = serde_json::from_slice(&second.body).unwrap();
+        let gear = &second["definitions"]["io.acme.v1.Gear"];
+        assert_eq!(
+            gear["properties"]["metadata"]["$ref"],
+            format!("#/definitions/{META}ObjectMeta")
+        );
+        assert!(second["paths"]["/apis/acme.io/v1/gears"]["get"].is_object());
+        assert!(second["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    }
+
+    #[test]
     fn the_index_names_every_document() {
-        let index = index();
+        let index = index(&BTreeMap::new());
         let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
         assert!(url.starts_with("/openapi/v3/api/v1?hash="), "{url}");
         let versions: BTreeSet<_> =

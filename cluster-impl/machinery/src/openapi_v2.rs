@@ -5,24 +5,25 @@
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::openapi::{Document, documents};
+use crate::Kind;
+use crate::custom::publish::second;
+use crate::openapi::{Document, custom_paths, custom_schemas, documents};
 
-static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
-    let body = serde_json::to_vec(&make()).expect("values are always JSON");
-    let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
-    Document { body: Bytes::from(body), hash }
-});
+static DOCUMENT: LazyLock<Document> = LazyLock::new(|| Document::of(&make(&[])));
 
 /// The document at `/openapi/v2`.
 pub fn document() -> &'static Document {
     &DOCUMENT
 }
 
-fn make() -> Value {
+/// The same with custom kinds. It takes its time: keep it.
+pub fn with_custom(kinds: &[&'static Kind]) -> Document {
+    Document::of(&make(kinds))
+}
+
+fn make(custom: &[&'static Kind]) -> Value {
     let (mut paths, mut definitions) = (Map::new(), Map::new());
     for document in documents() {
         let mut document: Value =
@@ -33,6 +34,12 @@ fn make() -> Value {
         if let Value::Object(all) = document["components"]["schemas"].take() {
             definitions.extend(all.into_iter().map(|(name, one)| (name, schema(one))));
         }
+    }
+    for kind in custom {
+        let own = custom_paths(kind).into_iter().map(|(path, item)| (path, path_item(item)));
+        paths.extend(own);
+        let own = custom_schemas(kind).into_iter().map(|(name, one)| (name, second(&one)));
+        definitions.extend(own);
     }
     json!({
         "swagger": "2.0",

@@ -60,14 +60,34 @@ pub fn resources(value: &Value) -> Resources {
 /// What a pod asks of a node: the sum over containers or the largest init container, whichever is more, plus
 /// sidecars and overhead (`PodRequests` of k8s.io/component-helpers).
 pub fn requests(pod: &Object) -> Resources {
-    let of = |container: &Value| {
+    let mut total = over_containers(pod, |container| {
         let mut requests = resources(&container["resources"]["requests"]);
         // A limit without a request is the request, as defaulting has it.
         for (name, limit) in resources(&container["resources"]["limits"]) {
             requests.entry(name).or_insert(limit);
         }
         requests
-    };
+    });
+    if let Some(overhead) = pod.get("/spec/overhead") {
+        add(&mut total, &resources(overhead));
+    }
+    total
+}
+
+/// What a pod may take at most, counted like [`requests`]; overhead counts only where there is a limit.
+pub fn limits(pod: &Object) -> Resources {
+    let mut total = over_containers(pod, |container| resources(&container["resources"]["limits"]));
+    if let Some(overhead) = pod.get("/spec/overhead") {
+        for (name, amount) in resources(overhead) {
+            if let Some(limit) = total.get_mut(&name) {
+                *limit += amount;
+            }
+        }
+    }
+    total
+}
+
+fn over_containers(pod: &Object, of: impl Fn(&Value) -> Resources) -> Resources {
     let mut total = Resources::new();
     for container in pod.list("/spec/containers") {
         add(&mut total, &of(container));
@@ -86,9 +106,6 @@ pub fn requests(pod: &Object) -> Resources {
         }
     }
     raise(&mut total, &peak);
-    if let Some(overhead) = pod.get("/spec/overhead") {
-        add(&mut total, &resources(overhead));
-    }
     total
 }
 

@@ -50,22 +50,27 @@ pub fn table<'o>(
     options: TableOptions<'_>,
 ) -> Value {
     let rows: Vec<_> = objects.into_iter().map(|object| row(kind, object, options)).collect();
-    let columns: Vec<_> = if options.headings { versions::stored(kind).columns } else { &[] }
-        .iter()
-        .map(|column| {
-            let format = if column.name == "Name" { "name" } else { "" };
-            json!({"name": column.name, "type": column.format, "format": format,
-                "description": "", "priority": column.priority})
-        })
-        .collect();
+    let columns = if options.headings { headings(kind) } else { Vec::new() };
     json!({
         "kind": "Table", "apiVersion": format!("meta.k8s.io/{}", options.version),
         "metadata": metadata, "columnDefinitions": columns, "rows": rows,
     })
 }
 
+fn headings(kind: &'static Kind) -> Vec<Value> {
+    if let Some(custom) = kind.custom {
+        return custom.headings();
+    }
+    let heading = |column: &crate::kinds::Column| {
+        let format = if column.name == "Name" { "name" } else { "" };
+        json!({"name": column.name, "type": column.format, "format": format,
+            "description": "", "priority": column.priority})
+    };
+    versions::stored(kind).columns.iter().map(heading).collect()
+}
+
 fn row(kind: &Kind, object: &Object, options: TableOptions<'_>) -> Value {
-    let mut row = json!({"cells": (kind.cells)(object, options.now)});
+    let mut row = json!({"cells": kind.row(object, options.now)});
     let done = match (kind.kind, object.text("/status/phase")) {
         ("Pod", "Succeeded") => Some(("Succeeded", "The pod has completed successfully.")),
         ("Pod", "Failed") => Some(("Failed", "The pod failed.")),

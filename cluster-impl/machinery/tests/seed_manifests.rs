@@ -27,9 +27,9 @@ fn create(manifest: &str) -> Result<Object, String> {
         object.set("/metadata/namespace", "default");
     }
     object.set("/metadata/uid", "00000000-0000-4000-8000-000000000001");
-    (kind.default)(&mut object);
-    (kind.prepare_create)(&mut object);
-    let causes = (kind.validate)(&object, None);
+    kind.set_defaults(&mut object);
+    kind.prepare_new(&mut object);
+    let causes = kind.problems(&object, None);
     if causes.is_empty() {
         return Ok(object);
     }
@@ -66,9 +66,9 @@ fn what_is_accepted_can_be_updated_with_itself() {
         let Ok(old) = create(manifest) else { continue };
         let kind = Kind::by_name(old.api_version(), old.kind()).expect("it was created");
         let mut new = old.clone();
-        (kind.default)(&mut new);
-        (kind.prepare_update)(&mut new, &old);
+        kind.set_defaults(&mut new);
+        kind.prepare_replaced(&mut new, &old);
         assert_eq!(new, old, "{heading}: an update without a change changes nothing");
-        assert_eq!((kind.validate)(&new, Some(&old)), [], "{heading}");
+        assert_eq!(kind.problems(&new, Some(&old)), [], "{heading}");
     }
 }

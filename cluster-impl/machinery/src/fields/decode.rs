@@ -15,7 +15,21 @@ pub fn decode(kind: &Kind, object: &mut Object) -> Result<(), Status> {
     if !object.0.is_object() {
         return Err(cannot_handle(kind, "the body is no JSON object"));
     }
-    decode_type(&mut object.0, type_of(kind), Place::Top).map_err(|why| cannot_handle(kind, &why))
+    let Some(custom) = kind.custom else {
+        return decode_type(&mut object.0, type_of(kind), Place::Top)
+            .map_err(|why| cannot_handle(kind, &why));
+    };
+    // What a custom resource's own fields hold is said by its schema, and checked with everything else.
+    custom.prune(object);
+    decode_metadata(&mut object.0).map_err(|why| cannot_handle(kind, &why))
+}
+
+/// Makes the metadata of a custom resource fit.
+fn decode_metadata(object: &mut Value) -> Result<(), String> {
+    let Some(metadata) = object.get_mut("metadata").filter(|metadata| !metadata.is_null()) else {
+        return Ok(());
+    };
+    decode_type(metadata, super::metadata(), Place::Field(&Place::Top, "metadata"))
 }
 
 fn decode_type(value: &mut Value, fact: &TypeFact, place: Place<'_>) -> Result<(), String> {
@@ -37,7 +51,7 @@ fn decode_shape(
     place: Place<'_>,
 ) -> Result<(), String> {
     match (shape, &mut *value) {
-        (Shape::Ref(_), _) => match shape.item_type() {
+        (Shape::Ref(_) | Shape::Own(_), _) => match shape.item_type() {
             // A value of another shape is the owner's field, so the owner is named.
             Some(fact) if !value.is_object() => {
                 Err(mismatch(value, owner, place, &go_struct(fact)))
@@ -96,7 +110,7 @@ fn null_item(value: &mut Value, shape: &Shape) {
             Shape::Int32 | Shape::Int64 | Shape::IntOrString | Shape::Double => 0.into(),
             Shape::Bool => false.into(),
             Shape::Quantity => "0".into(),
-            Shape::Ref(_) | Shape::Map(_) => Value::Object(serde_json::Map::new()),
+            Shape::Ref(_) | Shape::Own(_) | Shape::Map(_) => Value::Object(serde_json::Map::new()),
             Shape::List(_) => Value::Array(Vec::new()),
             Shape::Time | Shape::Any => return,
         };
@@ -159,7 +173,7 @@ fn go_type(shape: &Shape) -> String {
         Shape::Quantity => "resource.Quantity".to_owned(),
         Shape::IntOrString => "intstr.IntOrString".to_owned(),
         Shape::Any => "interface {}".to_owned(),
-        Shape::Ref(_) => shape.item_type().map(go_struct).unwrap_or_default(),
+        Shape::Ref(_) | Shape::Own(_) => shape.item_type().map(go_struct).unwrap_or_default(),
         Shape::List(item) => format!("[]{}", go_type(item)),
         Shape::Map(item) => format!("map[string]{}", go_type(item)),
     }

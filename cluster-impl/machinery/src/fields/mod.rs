@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::schema::{Shape, TypeFact, type_of};
+use crate::schema::{Shape, TypeFact, type_named, type_of};
 use crate::{Kind, Status};
 
 /// How strictly a client wants its fields looked at.
@@ -66,8 +66,22 @@ pub fn check(
 /// The unknown fields of an object, as `unknown field "spec.foo"`.
 pub fn unknown(kind: &Kind, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    walk_type(value, type_of(kind), Place::Top, &mut found);
+    match kind.custom {
+        None => walk_type(value, type_of(kind), Place::Top, &mut found),
+        Some(custom) => {
+            let place = Place::Field(&Place::Top, "metadata");
+            walk_type(&value["metadata"], metadata(), place, &mut found);
+            found.extend(custom.unknown(value));
+            found.sort();
+        }
+    }
     found.into_iter().map(|path| format!("unknown field {path:?}")).collect()
+}
+
+/// The type of every object's metadata.
+fn metadata() -> &'static TypeFact {
+    const NAME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    type_named(NAME).expect("every kind has metadata")
 }
 
 /// Where a value stands. It is written out only when something is to be said of it.
@@ -101,7 +115,7 @@ fn walk_type(value: &Value, fact: &TypeFact, place: Place<'_>, found: &mut Vec<S
 
 fn walk_shape(value: &Value, shape: &Shape, place: Place<'_>, found: &mut Vec<String>) {
     match (shape, value) {
-        (Shape::Ref(_), Value::Object(_)) => {
+        (Shape::Ref(_) | Shape::Own(_), Value::Object(_)) => {
             if let Some(fact) = shape.item_type() {
                 walk_type(value, fact, place, found);
             }

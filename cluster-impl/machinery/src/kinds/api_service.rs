@@ -1,6 +1,6 @@
-//! APIService: who serves a group's version. Only the object; nothing is delegated yet.
+//! APIService: who serves a group's version.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{AGE, Kind, NAME, PLAIN, age, column, create_without_status, keep_status};
 use crate::defaulting::{absent, empty, inside};
@@ -23,7 +23,17 @@ pub static API_SERVICE: Kind = Kind {
             absent(service, "port", 443);
         }
     },
-    prepare_create: create_without_status,
+    prepare_create: |object| {
+        create_without_status(object);
+        if object.map("/spec/service").is_none() {
+            // What the server serves itself is there as long as the server is.
+            let since = object.get("/metadata/creationTimestamp").cloned().unwrap_or_default();
+            let condition = json!({"type": "Available", "status": "True", "reason": "Local",
+                "lastTransitionTime": since,
+                "message": "Local APIServices are always available"});
+            object.set("/status/conditions", json!([condition]));
+        }
+    },
     prepare_update: keep_status,
     validate,
     columns: &[
@@ -111,8 +121,6 @@ fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::super::tests::{at, found, row};
     use super::*;
 

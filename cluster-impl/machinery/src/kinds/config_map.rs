@@ -32,6 +32,7 @@ pub static CONFIG_MAP: Kind = Kind {
     validate,
     columns: &[NAME, column("Data", "string", 0), AGE],
     cells,
+    custom: None,
 };
 
 fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {

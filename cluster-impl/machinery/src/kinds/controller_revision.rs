@@ -28,6 +28,7 @@ pub static CONTROLLER_REVISION: Kind = Kind {
     validate,
     columns: &[NAME, column("Controller", "string", 0), column("Revision", "string", 0), AGE],
     cells,
+    custom: None,
 };
 
 fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {

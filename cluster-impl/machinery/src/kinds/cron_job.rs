@@ -53,6 +53,7 @@ pub static CRON_JOB: Kind = Kind {
         column("Selector", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

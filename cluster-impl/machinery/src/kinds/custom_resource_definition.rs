@@ -1,7 +1,4 @@
-//! CustomResourceDefinition. Only the object: what it defines is not served yet.
-//!
-//! Limits: of a schema's rules those about types, properties and unique items are checked; expressions,
-//! defaults and patterns are not.
+//! CustomResourceDefinition: the object. What it defines is in [`crate::custom`].
 
 use std::collections::BTreeSet;
 
@@ -9,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::validating_webhook_configuration::client;
 use super::{CREATED_AT, Kind, NAME, PLAIN, created_at, keep_status};
+use crate::custom::json_path::JsonPath;
+use crate::custom::structural;
 use crate::defaulting::{absent, inside, part, zero};
 use crate::validation::{Causes, items, metadata, names, text};
 use crate::{Cause, Object};
@@ -34,7 +33,16 @@ pub static CUSTOM_RESOURCE_DEFINITION: Kind = Kind {
         object.set("/status", status);
         object.remove("/status/conditions");
     },
-    prepare_update: keep_status,
+    prepare_update: |object, old| {
+        keep_status(object, old);
+        let stored = storage_version(object).map(str::to_owned);
+        if let Some(Value::Array(known)) = object.0.pointer_mut("/status/storedVersions")
+            && let Some(stored) = stored
+            && !known.iter().any(|one| *one == stored)
+        {
+            known.push(stored.into());
+        }
+    },
     validate,
     columns: &[NAME, CREATED_AT],
     cells: |object, _| vec![object.name().into(), created_at(object)],
@@ -82,7 +90,11 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
                    spec.versions[*].schema instead";
         causes.invalid("spec.preserveUnknownFields", true, why);
     }
-    versions(&mut causes, &spec["versions"]);
+    approval(&mut causes, object, group);
+    // What is stored already was looked at, and its expressions take their time.
+    if old.is_none_or(|old| old.0["spec"]["versions"] != spec["versions"]) {
+        versions(&mut causes, &spec["versions"]);
+    }
     for name in ["plural", "singular", "kind", "listKind"] {
         if text(&spec["names"][name]).is_empty() {
             causes.required(&format!("spec.names.{name}"), "");
@@ -95,6 +107,34 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
         update(&mut causes, object, old);
     }
     causes.into_list()
+}
+
+/// Groups that are Kubernetes' own need its leave.
+fn approval(causes: &mut Causes, object: &Object, group: &str) {
+    const ANNOTATION: &str = "api-approved.kubernetes.io";
+    const FIELD: &str = "metadata.annotations[api-approved.kubernetes.io]";
+    const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+    let is_protected = ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|suffix| group.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
+    if !is_protected {
+        return;
+    }
+    match object.annotation(ANNOTATION) {
+        None | Some("") => {
+            let why = format!("protected groups must have approval annotation {ANNOTATION:?}, {SEE}");
+            causes.required(FIELD, &why);
+        }
+        Some(said) if said.starts_with("unapproved") => {}
+        Some(said) if said.starts_with("https://") => {}
+        Some(said) => {
+            let why = format!(
+                "protected groups must have approval annotation {ANNOTATION:?} with either a URL or a \
+                 reason starting with \"unapproved\", {SEE}"
+            );
+            causes.invalid(FIELD, said, &why);
+        }
+    }
 }
 
 fn versions(causes: &mut Causes, list: &Value) {
@@ -114,14 +154,13 @@ fn versions(causes: &mut Causes, list: &Value) {
             causes.required(&field, "schemas are required");
             continue;
         }
-        match text(&whole["type"]) {
-            "object" => {}
-            "" => causes.required(&format!("{field}.type"), "must not be empty at the root"),
-            other => {
-                causes.invalid(&format!("{field}.type"), other, "must be object at the root");
-            }
+        // As upstream: what all versions share is told once.
+        if !shares(list, "/schema") {
+            structural::check(causes, whole, &field);
+        } else if index == 0 {
+            structural::check(causes, whole, "spec.validation.openAPIV3Schema");
         }
-        schema(causes, whole, &field, true);
+        parts(causes, version, index, list);
     }
     if !is_unique {
         causes.invalid(FIELD, list.clone(), "must contain unique version names");
@@ -132,36 +171,158 @@ fn versions(causes: &mut Causes, list: &Value) {
     }
 }
 
-/// Checks the parts of a schema; `is_root` has had its type checked.
-fn schema(causes: &mut Causes, at: &Value, field: &str, is_root: bool) {
-    if at["uniqueItems"] == true {
-        let why = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
-        causes.forbidden(&format!("{field}.uniqueItems"), why);
+/// Whether all versions say the same of something.
+fn shares(list: &Value, pointer: &str) -> bool {
+    let mut all = items(list).map(|(_, one)| one.pointer(pointer).unwrap_or(&Value::Null));
+    let Some(first) = all.next() else { return true };
+    all.all(|one| one == first)
+}
+
+/// Columns, subresources and selectable fields of a version.
+fn parts(causes: &mut Causes, version: &Value, index: usize, list: &Value) {
+    let place = |part: &str| match shares(list, &format!("/{part}")) {
+        true if index > 0 => None,
+        true => Some(format!("spec.{part}")),
+        false => Some(format!("spec.versions[{index}].{part}")),
+    };
+    if let Some(warning) = version["deprecationWarning"].as_str() {
+        let field = format!("spec.versions[{index}].deprecationWarning");
+        if version["deprecated"] != true {
+            let why = "can only be set for deprecated versions";
+            causes.invalid(&field, warning, why);
+        }
+        if warning.len() > 256 {
+            causes.too_long(&field, 256);
+        } else if warning.is_empty() {
+            causes.invalid(&field, warning, "must not be an empty string");
+        } else if warning.chars().any(char::is_control) {
+            let why = "must only contain printable UTF-8 characters";
+            causes.invalid(&field, warning, why);
+        }
     }
-    let free = at["x-kubernetes-preserve-unknown-fields"] == true
-        || at["x-kubernetes-int-or-string"] == true;
-    if !is_root && text(&at["type"]).is_empty() && !free {
-        let why = "must not be empty for specified object fields";
-        causes.required(&format!("{field}.type"), why);
+    if let Some(field) = place("additionalPrinterColumns") {
+        columns(causes, &version["additionalPrinterColumns"], &field);
     }
-    let properties = at["properties"].as_object();
-    let others = &at["additionalProperties"];
-    if properties.is_some_and(|all| !all.is_empty()) && !others.is_null() && *others != true {
-        let why = "additionalProperties and properties are mutual exclusive";
-        causes.forbidden(&format!("{field}.additionalProperties"), why);
+    if let Some(field) = place("subresources") {
+        scale(causes, &version["subresources"]["scale"], &format!("{field}.scale"));
     }
-    for (name, inner) in properties.into_iter().flatten() {
-        schema(causes, inner, &format!("{field}.properties[{name}]"), false);
+    if let Some(field) = place("selectableFields") {
+        let schema = &version["schema"]["openAPIV3Schema"];
+        selectable(causes, &version["selectableFields"], schema, &field);
     }
-    if others.is_object() {
-        schema(causes, others, &format!("{field}.additionalProperties"), false);
+}
+
+fn columns(causes: &mut Causes, list: &Value, field: &str) {
+    let types = ["boolean", "date", "integer", "number", "string"];
+    let formats =
+        ["binary", "byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+    for (index, column) in items(list) {
+        let field = format!("{field}[{index}]");
+        if text(&column["name"]).is_empty() {
+            causes.required(&format!("{field}.name"), "");
+        }
+        match text(&column["type"]) {
+            "" => causes.required(&format!("{field}.type"), "must be one of boolean,date,integer,number,string"),
+            kind if !types.contains(&kind) => {
+                let why = "must be one of boolean,date,integer,number,string";
+                causes.invalid(&format!("{field}.type"), kind, why);
+            }
+            _ => {}
+        }
+        let format = text(&column["format"]);
+        if !format.is_empty() && !formats.contains(&format) {
+            let why = format!("must be one of {}", formats.join(","));
+            causes.invalid(&format!("{field}.format"), format, &why);
+        }
+        let path = text(&column["jsonPath"]);
+        if path.is_empty() {
+            causes.required(&format!("{field}.jsonPath"), "");
+        } else {
+            json_path(causes, path, &format!("{field}.jsonPath"));
+        }
     }
-    let inner = &at["items"];
-    if at["type"] == "array" && inner.is_null() {
-        causes.required(&format!("{field}.items"), "must be specified");
-    } else if inner.is_object() {
-        schema(causes, inner, &format!("{field}.items"), false);
+}
+
+fn json_path(causes: &mut Causes, path: &str, field: &str) -> Option<JsonPath> {
+    let read = if path.starts_with('.') {
+        JsonPath::read(path)
+    } else {
+        Err("must start with a dot".to_owned())
+    };
+    read.map_err(|why| causes.invalid(field, path, &format!("is an invalid path: {why}"))).ok()
+}
+
+fn scale(causes: &mut Causes, scale: &Value, field: &str) {
+    if scale.is_null() {
+        return;
     }
+    for (name, start, is_required) in [
+        ("specReplicasPath", ".spec.", true),
+        ("statusReplicasPath", ".status.", true),
+        ("labelSelectorPath", ".status.", false),
+    ] {
+        let (path, field) = (text(&scale[name]), format!("{field}.{name}"));
+        if path.is_empty() {
+            if is_required {
+                causes.required(&field, "");
+            }
+            continue;
+        }
+        if let Some(read) = json_path(causes, path, &field) {
+            let is_selector_in_spec = !is_required && path.starts_with(".spec.");
+            if read.names().is_none() {
+                let why = "should be a json path without array notation";
+                causes.invalid(&field, path, why);
+            } else if !path.starts_with(start) && !is_selector_in_spec {
+                let why = match is_required {
+                    true => format!("should be a json path under {}", start.trim_end_matches('.')),
+                    false => "should be a json path under either .spec or .status".to_owned(),
+                };
+                causes.invalid(&field, path, &why);
+            }
+        }
+    }
+}
+
+fn selectable(causes: &mut Causes, list: &Value, schema: &Value, field: &str) {
+    const MOST: usize = 8;
+    let count = items(list).count();
+    if count > MOST {
+        causes.too_many(field, count, MOST);
+    }
+    let mut seen = BTreeSet::new();
+    for (index, one) in items(list) {
+        let (path, field) = (text(&one["jsonPath"]), format!("{field}[{index}].jsonPath"));
+        if path.is_empty() {
+            causes.required(&field, "");
+            continue;
+        }
+        if !seen.insert(path) {
+            causes.duplicate(&field, path);
+            continue;
+        }
+        let Some(read) = json_path(causes, path, &field) else { continue };
+        let Some(names) = read.names() else {
+            causes.invalid(&field, path, "is an invalid path: must not use array notation");
+            continue;
+        };
+        if names.first() == Some(&"metadata") {
+            causes.invalid(&field, path, "must not point to fields in metadata");
+            continue;
+        }
+        let at = names.iter().fold(schema, |at, name| &at["properties"][*name]);
+        if !["string", "boolean", "integer"].contains(&text(&at["type"])) {
+            let why = "must point to a field of type string, boolean or integer. Enum string fields and \
+                       strings with formats are allowed.";
+            causes.invalid(&field, path, why);
+        }
+    }
+}
+
+/// The version in which objects are stored.
+fn storage_version(object: &Object) -> Option<&str> {
+    let versions = object.list("/spec/versions").iter();
+    versions.filter(|one| one["storage"] == true).find_map(|one| one["name"].as_str())
 }
 
 fn check_names(causes: &mut Causes, all: &Value, field: &str) {
@@ -280,7 +441,7 @@ mod tests {
     #[test]
     fn wrong_definitions_are_named() {
         const SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema";
-        const FIELD: &str = "spec.versions[0].schema.openAPIV3Schema";
+        const FIELD: &str = "spec.validation.openAPIV3Schema";
         for (pointer, value, start) in [
             ("/metadata/name", json!("w"), "Invalid metadata.name: Invalid value: \"w\": must be \
                 spec.names.plural+\".\"+spec.group".to_owned()),
@@ -288,7 +449,8 @@ mod tests {
             ("/spec/versions/0/name", json!("V1"), "Invalid spec.versions[0].name".to_owned()),
             ("/spec/versions/0/storage", json!(false), "Invalid spec.versions".to_owned()),
             ("/spec/names/kind", json!("Wid get"), "Invalid spec.names.kind".to_owned()),
-            (SCHEMA, json!(null), format!("Required {FIELD}: Required value: schemas are required")),
+            (SCHEMA, json!(null), "Required spec.versions[0].schema.openAPIV3Schema: Required value: \
+                schemas are required".to_owned()),
             (SCHEMA, json!({"type": "string"}), format!("Invalid {FIELD}.type")),
             (SCHEMA, json!({"type": "object", "properties": {"a": {}}}),
                 format!("Required {FIELD}.properties[a].type")),

@@ -46,6 +46,7 @@ pub static DAEMON_SET: Kind = Kind {
         column("Selector", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn no_status() -> Value {

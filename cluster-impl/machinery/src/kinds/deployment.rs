@@ -41,6 +41,7 @@ pub static DEPLOYMENT: Kind = Kind {
         column("Selector", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

@@ -34,6 +34,7 @@ pub static ENDPOINTS: Kind = Kind {
     validate,
     columns: &[NAME, column("Endpoints", "string", 0), AGE],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

@@ -51,6 +51,7 @@ pub static EVENT: Kind = Kind {
         column("Name", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {

@@ -52,6 +52,7 @@ pub static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
         AGE,
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

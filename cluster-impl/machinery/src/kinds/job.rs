@@ -45,6 +45,7 @@ pub static JOB: Kind = Kind {
         column("Selector", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

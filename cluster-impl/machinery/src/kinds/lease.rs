@@ -27,6 +27,7 @@ pub static LEASE: Kind = Kind {
     validate,
     columns: &[NAME, column("Holder", "string", 0), AGE],
     cells,
+    custom: None,
 };
 
 fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {

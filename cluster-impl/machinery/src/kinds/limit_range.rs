@@ -32,6 +32,7 @@ pub static LIMIT_RANGE: Kind = Kind {
     validate,
     columns: &[NAME, CREATED_AT],
     cells: |object, _| vec![object.name().into(), created_at(object)],
+    custom: None,
 };
 
 /// What a container is not told follows from what it is told.

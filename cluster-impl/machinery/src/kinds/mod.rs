@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::validation::{items, text};
 use crate::{Cause, LabelSelector, Object, versions};
 
@@ -89,7 +90,7 @@ static INDEX: LazyLock<Index> = LazyLock::new(|| Index {
 });
 
 /// A namespaced kind with nothing of its own, from which others say how they differ.
-const PLAIN: Kind = Kind {
+pub(crate) const PLAIN: Kind = Kind {
     id: "",
     group: "",
     version: "v1",
@@ -109,6 +110,7 @@ const PLAIN: Kind = Kind {
     validate: |_, _| Vec::new(),
     columns: &[NAME, AGE],
     cells: |object, now| vec![object.name().into(), age(object, now)],
+    custom: None,
 };
 
 /// A column of the table that `kubectl get` prints.
@@ -252,6 +254,8 @@ pub struct Kind {
     pub columns: &'static [Column],
     /// The cells of one row; ages are computed from `now`.
     pub cells: fn(&Object, now: jiff::Timestamp) -> Vec<Value>,
+    /// What a custom kind has instead of the functions above.
+    pub custom: Option<&'static Custom>,
 }
 
 impl Kind {
@@ -280,9 +284,64 @@ impl Kind {
         INDEX.by_name.get(&(group, version, name)).copied()
     }
 
+    /// Sets the defaults of the kind.
+    pub fn set_defaults(&self, object: &mut Object) {
+        match self.custom {
+            Some(custom) => custom.default(object),
+            None => (self.default)(object),
+        }
+    }
+
+    /// Before an object is created; see [`Kind::prepare_create`].
+    pub fn prepare_new(&self, object: &mut Object) {
+        match self.custom {
+            Some(_) if self.has_status => drop(object.remove("/status")),
+            Some(_) => {}
+            None => (self.prepare_create)(object),
+        }
+    }
+
+    /// Before an object is replaced; see [`Kind::prepare_update`].
+    pub fn prepare_replaced(&self, object: &mut Object, old: &Object) {
+        match self.custom {
+            Some(_) if self.has_status => keep_status(object, old),
+            Some(_) => {}
+            None => (self.prepare_update)(object, old),
+        }
+    }
+
+    /// What is wrong with an object; with the old one for an update.
+    pub fn problems(&self, object: &Object, old: Option<&Object>) -> Vec<Cause> {
+        match self.custom {
+            Some(custom) => custom.validate(self, object, old),
+            None => (self.validate)(object, old),
+        }
+    }
+
+    /// The cells of one row of the table.
+    pub fn row(&self, object: &Object, now: jiff::Timestamp) -> Vec<Value> {
+        match self.custom {
+            Some(custom) => custom.cells(object, now),
+            None => (self.cells)(object, now),
+        }
+    }
+
+    /// The name for one, in lower case.
+    pub fn singular(&self) -> String {
+        self.custom.map_or_else(|| self.kind.to_lowercase(), |custom| custom.singular.clone())
+    }
+
+    /// The kind of its lists.
+    pub fn list_kind(&self) -> String {
+        self.custom.map_or_else(|| format!("{}List", self.kind), |custom| custom.list_kind.clone())
+    }
+
     /// Before an object is replaced through `/status`: keeps all but the status from the old object, and of
     /// the metadata what a status update may not change.
     pub fn prepare_status_update(&self, object: &mut Object, old: &Object) {
+        if self.custom.is_some() {
+            return Custom::prepare_status_update(object, old);
+        }
         let status = object.0["status"].take();
         let metadata = object.0["metadata"].take();
         object.0 = old.0.clone();

@@ -28,6 +28,7 @@ pub static NAMESPACE: Kind = Kind {
     validate,
     columns: &[NAME, column("Status", "string", 0), AGE],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

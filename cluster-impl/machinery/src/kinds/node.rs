@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{AGE, Kind, NAME, age, column, create_as_is, keep_status, or};
+use super::{AGE, Kind, NAME, Subresource, age, column, create_as_is, keep_status, or};
 use crate::validation::{Causes, items, metadata, names, scheduling, text};
 use crate::{Cause, Object};
 
@@ -20,7 +20,12 @@ pub static NODE: Kind = Kind {
     namespaced: false,
     has_status: true,
     has_scale: false,
-    subresources: &[],
+    subresources: &[Subresource {
+        name: "proxy",
+        kind: "NodeProxyOptions",
+        group: "",
+        verbs: &["create", "delete", "get", "patch", "update"],
+    }],
     has_generation: false,
     selectable: &[("spec.unschedulable", "/spec/unschedulable")],
     default,
@@ -41,6 +46,7 @@ pub static NODE: Kind = Kind {
         column("Container-Runtime", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

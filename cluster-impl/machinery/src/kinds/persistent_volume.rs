@@ -47,6 +47,7 @@ pub static PERSISTENT_VOLUME: Kind = Kind {
         column("VolumeMode", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

@@ -50,6 +50,7 @@ pub static PERSISTENT_VOLUME_CLAIM: Kind = Kind {
         column("VolumeMode", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 /// Sets the defaults of a claim, or of a template of claims.

@@ -27,6 +27,12 @@ pub static POD: Kind = Kind {
     has_status: true,
     has_scale: false,
     subresources: &[
+        Subresource {
+            name: "attach",
+            kind: "PodAttachOptions",
+            group: "",
+            verbs: &["create", "get"],
+        },
         Subresource { name: "binding", kind: "Binding", group: "", verbs: &["create"] },
         Subresource {
             name: "ephemeralcontainers",
@@ -35,7 +41,20 @@ pub static POD: Kind = Kind {
             verbs: &["get", "patch", "update"],
         },
         Subresource { name: "eviction", kind: "Eviction", group: "policy", verbs: &["create"] },
+        Subresource { name: "exec", kind: "PodExecOptions", group: "", verbs: &["create", "get"] },
         Subresource { name: "log", kind: "Pod", group: "", verbs: &["get"] },
+        Subresource {
+            name: "portforward",
+            kind: "PodPortForwardOptions",
+            group: "",
+            verbs: &["create", "get"],
+        },
+        Subresource {
+            name: "proxy",
+            kind: "PodProxyOptions",
+            group: "",
+            verbs: &["create", "delete", "get", "patch", "update"],
+        },
         Subresource { name: "resize", kind: "Pod", group: "", verbs: &["get", "patch", "update"] },
     ],
     has_generation: true,
@@ -65,6 +84,7 @@ pub static POD: Kind = Kind {
         column("Readiness Gates", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

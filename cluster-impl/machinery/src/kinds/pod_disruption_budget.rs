@@ -38,6 +38,7 @@ pub static POD_DISRUPTION_BUDGET: Kind = Kind {
         AGE,
     ],
     cells,
+    custom: None,
 };
 
 fn no_status() -> Value {

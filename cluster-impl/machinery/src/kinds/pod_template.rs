@@ -33,6 +33,7 @@ pub static POD_TEMPLATE: Kind = Kind {
         column("Pod Labels", "string", 0),
     ],
     cells,
+    custom: None,
 };
 
 /// It has no spec: a change of the template is what counts.

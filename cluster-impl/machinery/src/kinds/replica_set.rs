@@ -40,6 +40,7 @@ pub static REPLICA_SET: Kind = Kind {
     validate,
     columns: COLUMNS,
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

@@ -28,6 +28,7 @@ pub static REPLICATION_CONTROLLER: Kind = Kind {
     validate,
     columns: replica_set::COLUMNS,
     cells,
+    custom: None,
 };
 
 /// Without a selector of its own it selects what it creates, and is labelled like it.

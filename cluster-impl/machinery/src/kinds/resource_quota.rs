@@ -30,6 +30,7 @@ pub static RESOURCE_QUOTA: Kind = Kind {
     validate,
     columns: &[NAME, AGE, column("Request", "string", 0), column("Limit", "string", 0)],
     cells,
+    custom: None,
 };
 
 fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {

@@ -31,6 +31,7 @@ pub static SECRET: Kind = Kind {
     validate,
     columns: &[NAME, column("Type", "string", 0), column("Data", "string", 0), AGE],
     cells,
+    custom: None,
 };
 
 /// The keys that a type of secret needs: all of them, or at least one.

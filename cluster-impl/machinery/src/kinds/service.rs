@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
 
-use super::{AGE, Kind, NAME, age, column, keep_status, or};
+use super::{AGE, Kind, NAME, Subresource, age, column, keep_status, or};
 use crate::defaulting::{absent, each, part, zero};
 use crate::validation::{Causes, items, metadata, names, pod_spec, text};
 use crate::{Cause, Object};
@@ -29,7 +29,12 @@ pub static SERVICE: Kind = Kind {
     namespaced: true,
     has_status: true,
     has_scale: false,
-    subresources: &[],
+    subresources: &[Subresource {
+        name: "proxy",
+        kind: "ServiceProxyOptions",
+        group: "",
+        verbs: &["create", "delete", "get", "patch", "update"],
+    }],
     has_generation: false,
     selectable: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],
     default,
@@ -46,6 +51,7 @@ pub static SERVICE: Kind = Kind {
         column("Selector", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

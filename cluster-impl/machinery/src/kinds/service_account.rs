@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{AGE, Kind, NAME, age, column, create_as_is, update_as_is};
+use super::{AGE, Kind, NAME, Subresource, age, column, create_as_is, update_as_is};
 use crate::validation::{Causes, metadata, names};
 use crate::{Cause, Object};
 
@@ -18,7 +18,12 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     namespaced: true,
     has_status: false,
     has_scale: false,
-    subresources: &[],
+    subresources: &[Subresource {
+        name: "token",
+        kind: "TokenRequest",
+        group: "authentication.k8s.io",
+        verbs: &["create"],
+    }],
     has_generation: false,
     selectable: &[],
     default: |_| {},
@@ -27,6 +32,7 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     validate,
     columns: &[NAME, column("Secrets", "string", 0), AGE],
     cells,
+    custom: None,
 };
 
 fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {

@@ -47,6 +47,7 @@ pub static STATEFUL_SET: Kind = Kind {
         column("Images", "string", 1),
     ],
     cells,
+    custom: None,
 };
 
 fn default(object: &mut Object) {

@@ -88,7 +88,9 @@ fn check(form: Form, value: &Value, path: &mut String, found: &mut Vec<String>) 
         }
         (Form::Struct(fact), Value::Object(map)) => fields(fact, map, path, found),
         (Form::AtomicMap(shape), Value::Object(map)) => match shape.item_type() {
-            Some(fact) if matches!(shape, crate::schema::Shape::Ref(_)) => {
+            Some(fact)
+                if matches!(shape, crate::schema::Shape::Ref(_) | crate::schema::Shape::Own(_)) =>
+            {
                 fields(fact, map, path, found);
             }
             _ => {
@@ -135,6 +137,7 @@ fn fields(
 ) {
     for (name, value) in map {
         below(path, &field(name), |path| match fact.field(name) {
+            None if fact.is_open => {}
             None => found.push(format!("{path}: field not declared in schema")),
             Some(fact) => check(of_field(fact), value, path, found),
         });

@@ -43,7 +43,9 @@ pub(super) fn of_field(fact: &'static FieldFact) -> Form {
     match (&fact.shape, &fact.list) {
         (Shape::List(item), ListType::Set) => Form::Set(item),
         (Shape::List(item), ListType::Map(keys)) => Form::Keyed(keys, item),
-        (shape @ (Shape::Map(_) | Shape::Ref(_)), _) if fact.is_atomic == Some(true) => {
+        (shape @ (Shape::Map(_) | Shape::Ref(_) | Shape::Own(_)), _)
+            if fact.is_atomic == Some(true) =>
+        {
             Form::AtomicMap(shape)
         }
         (Shape::Ref(_), _) if fact.is_atomic == Some(false) => {
@@ -63,7 +65,7 @@ pub(super) fn of_shape(shape: &'static Shape) -> Form {
         Shape::Any => Form::Deduced,
         Shape::List(item) => Form::AtomicList(item),
         Shape::Map(item) => Form::Map(item),
-        Shape::Ref(_) => match shape.item_type() {
+        Shape::Ref(_) | Shape::Own(_) => match shape.item_type() {
             Some(fact) if fact.is_atomic => Form::AtomicMap(shape),
             Some(fact) => Form::Struct(fact),
             None => Form::Deduced,
@@ -89,7 +91,7 @@ pub(super) fn zero(fact: &FieldFact) -> &'static Value {
         Shape::Int32 | Shape::Int64 | Shape::Double | Shape::IntOrString => &ZERO,
         Shape::Bool => &FALSE,
         Shape::Quantity => &NONE,
-        Shape::Ref(_) => &EMPTY,
+        Shape::Ref(_) | Shape::Own(_) => &EMPTY,
         Shape::Bytes | Shape::Time | Shape::Any | Shape::List(_) | Shape::Map(_) => &NULL,
     }
 }
@@ -134,6 +136,12 @@ pub(super) fn key_of(
 /// The default of a key, as upstream's OpenAPI has it: that of `protocol`, else the zero of what must be there.
 fn default_of(shape: &'static Shape, key: &str) -> Option<&'static Value> {
     let fact = shape.item_type()?;
+    if let Some(default) = fact.field(key).and_then(|field| field.default.as_ref()) {
+        return Some(default);
+    }
+    if matches!(shape, Shape::Own(_)) {
+        return None;
+    }
     if key == "protocol" {
         return Some(&TCP);
     }

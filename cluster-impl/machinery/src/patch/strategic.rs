@@ -59,7 +59,7 @@ impl<'s> Of<'s> {
 
     fn of_shape(shape: &'s Shape) -> Self {
         match shape {
-            Shape::Ref(_) => shape.item_type().map_or(Self::Unknown, Self::Type),
+            Shape::Ref(_) | Shape::Own(_) => shape.item_type().map_or(Self::Unknown, Self::Type),
             Shape::Map(values) => Self::Values(values),
             _ => Self::Unknown,
         }

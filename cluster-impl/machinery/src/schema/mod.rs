@@ -38,6 +38,8 @@ pub struct TypeFact {
     pub is_atomic: bool,
     /// Fields that Go writes even when they are zero, in order of name.
     pub always: Vec<String>,
+    /// Whether there may be fields that it does not name.
+    pub is_open: bool,
 }
 
 /// What is known of a field.
@@ -57,6 +59,8 @@ pub struct FieldFact {
     pub is_atomic: Option<bool>,
     /// Whether Go holds it by pointer, so that zero is not the same as absent.
     pub is_pointer: bool,
+    /// What the key of a list's item is taken for where it is left out.
+    pub default: Option<serde_json::Value>,
 }
 
 /// How a list is merged by server-side apply.
@@ -95,6 +99,8 @@ pub enum Shape {
     Any,
     /// An object of the named type.
     Ref(String),
+    /// An object of this type, which has no name by which it could be found.
+    Own(&'static TypeFact),
     /// A list.
     List(Box<Shape>),
     /// A map from text.
@@ -153,7 +159,8 @@ impl Schema {
                 }
             }
             let (required, is_atomic) = (fact.required, fact.atomic == 1);
-            (name.clone(), TypeFact { name, kind, required, fields, is_atomic, always })
+            let is_open = false;
+            (name.clone(), TypeFact { name, kind, required, fields, is_atomic, always, is_open })
         });
         Self { types: types.collect(), kinds }
     }
@@ -161,6 +168,9 @@ impl Schema {
 
 /// The type of a kind. Every kind of the registry has one; a test holds that.
 pub fn type_of(kind: &Kind) -> &'static TypeFact {
+    if let Some(custom) = kind.custom {
+        return custom.fact;
+    }
     type_of_gvk(kind.group, kind.version, kind.kind).expect("every registered kind has a type")
 }
 
@@ -198,8 +208,25 @@ impl Shape {
     pub fn item_type(&self) -> Option<&'static TypeFact> {
         match self {
             Self::Ref(name) => type_named(name),
+            Self::Own(fact) => Some(fact),
             Self::List(item) | Self::Map(item) => item.item_type(),
             _ => None,
+        }
+    }
+}
+
+impl FieldFact {
+    /// A field of which no more is known than its shape.
+    pub(crate) fn plain(shape: Shape) -> Self {
+        Self {
+            shape,
+            list: ListType::Atomic,
+            merge: false,
+            merge_key: None,
+            retain_keys: false,
+            is_atomic: None,
+            is_pointer: false,
+            default: None,
         }
     }
 }
@@ -211,15 +238,7 @@ fn full_name(short: &str) -> String {
 fn read_field(text: &str) -> FieldFact {
     let mut words = text.split(' ');
     let shape = read_shape(words.next().unwrap_or_default());
-    let mut fact = FieldFact {
-        shape,
-        list: ListType::Atomic,
-        merge: false,
-        merge_key: None,
-        retain_keys: false,
-        is_atomic: None,
-        is_pointer: false,
-    };
+    let mut fact = FieldFact::plain(shape);
     for word in words {
         match word.split_once(':').unwrap_or((word, "")) {
             ("set", _) => fact.list = ListType::Set,

@@ -54,7 +54,7 @@ impl FieldSelector {
     pub fn matches(&self, kind: &Kind, object: &Object) -> bool {
         self.terms.iter().all(|term| {
             pointer(kind, &term.field)
-                .is_some_and(|pointer| (text(object, pointer) == term.value) == term.equal)
+                .is_some_and(|pointer| (text(kind, object, pointer) == term.value) == term.equal)
         })
     }
 
@@ -73,8 +73,9 @@ fn pointer<'k>(kind: &'k Kind, field: &str) -> Option<&'k str> {
     }
 }
 
-fn text(object: &Object, pointer: &str) -> String {
+fn text(kind: &Kind, object: &Object, pointer: &str) -> String {
     match object.get(pointer) {
+        None if kind.custom.is_some() => String::new(),
         Some(serde_json::Value::String(text)) => text.clone(),
         Some(serde_json::Value::Null) => String::new(),
         // Absent flags count as false: upstream's structs have no third state for them.

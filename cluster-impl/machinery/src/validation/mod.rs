@@ -79,6 +79,30 @@ impl Causes {
         self.add("FieldValueNotSupported", field, message);
     }
 
+    /// A field's value is of another type; `value` is what upstream shows of it.
+    pub fn type_invalid(&mut self, field: &str, value: impl Into<Value>, detail: &str) {
+        let value = go::value(&value.into());
+        self.add("FieldValueTypeInvalid", field, join(&format!("Invalid value: {value}"), detail));
+    }
+
+    /// Like [`Causes::not_supported`] for a value that need not be text.
+    pub fn not_supported_value(&mut self, field: &str, value: &Value, supported: &[&str]) {
+        let supported: Vec<_> = supported.iter().map(|one| format!("{one:?}")).collect();
+        let (value, supported) = (go::value(value), supported.join(", "));
+        let message = format!("Unsupported value: {value}: supported values: {supported}");
+        self.add("FieldValueNotSupported", field, message);
+    }
+
+    /// Like [`Causes::duplicate`] with the value as it is to be written.
+    pub fn duplicate_as(&mut self, field: &str, value: &str) {
+        self.add("FieldValueDuplicate", field, format!("Duplicate value: {value}"));
+    }
+
+    /// What somebody else found.
+    pub fn extend(&mut self, causes: impl IntoIterator<Item = Cause>) {
+        self.0.extend(causes);
+    }
+
     /// A field may not be set, or not be changed, here.
     pub fn forbidden(&mut self, field: &str, detail: &str) {
         self.add("FieldValueForbidden", field, join("Forbidden", detail));

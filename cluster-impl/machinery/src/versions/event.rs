@@ -52,6 +52,7 @@ static KIND: Kind = Kind {
     validate,
     columns: &[],
     cells: |object, now| (EVENT.cells)(object, now),
+    custom: None,
 };
 
 pub(super) static V1: Version = Version {

@@ -49,6 +49,7 @@ static KIND: Kind = Kind {
     cells: |object, now| {
         super::stored_as(&KIND).map(|stored| (stored.cells)(object, now)).unwrap_or_default()
     },
+    custom: None,
 };
 
 pub(super) static V1: Version = Version { kind: &KIND, to_stored, from_stored };
