@@ -190,7 +190,7 @@ fn write_content(out: &mut Vec<u8>, content: Content, style: Style) -> Result<La
         Content::Object(kind, stored) => write_object(out, kind, &stored, style)?,
         Content::List(list) if language == Language::Protobuf => {
             let objects = objects(&list.items)?;
-            let (api_version, name) = (list.kind.api_version(), format!("{}List", list.kind.kind));
+            let (api_version, name) = (list.kind.api_version(), list.kind.list_kind());
             let named = match style.accept.form {
                 Form::Metadata => ("meta.k8s.io/v1", "PartialObjectMetadataList"),
                 _ => (api_version.as_str(), name.as_str()),
@@ -294,8 +294,8 @@ fn list_metadata(list: &List) -> Value {
 
 fn write_list(out: &mut Vec<u8>, list: &List) -> Result<(), Status> {
     let head = format!(
-        r#"{{"kind":"{}List","apiVersion":"{}","metadata":"#,
-        list.kind.kind,
+        r#"{{"kind":"{}","apiVersion":"{}","metadata":"#,
+        list.kind.list_kind(),
         list.kind.api_version(),
     );
     out.extend_from_slice(head.as_bytes());

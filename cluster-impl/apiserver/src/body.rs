@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, Stream};
+use futures::stream::{BoxStream, Stream, StreamExt};
 use http_body::{Frame, SizeHint};
 
 /// The body of an answer.
@@ -25,9 +25,42 @@ impl Body {
         Self(Inner::Whole((!bytes.is_empty()).then_some(bytes)))
     }
 
+    /// All of it, if it is known at once.
+    pub(crate) fn peek(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Inner::Whole(bytes) => Some(bytes.as_deref().unwrap_or_default()),
+            Inner::Stream(_) => None,
+        }
+    }
+
+    /// The same, and this is done when it has ended, or nobody reads it any more.
+    pub(crate) fn then(self, done: impl FnOnce() + Send + 'static) -> Self {
+        match self.0 {
+            Inner::Whole(bytes) => {
+                done();
+                Self(Inner::Whole(bytes))
+            }
+            Inner::Stream(pieces) => {
+                let end = AtEnd(Some(Box::new(done)));
+                Self::stream(pieces.inspect(move |_| _ = &end).boxed())
+            }
+        }
+    }
+
     /// A body that comes in pieces.
     pub fn stream(pieces: BoxStream<'static, Bytes>) -> Self {
         Self(Inner::Stream(pieces))
+    }
+}
+
+/// Does something when it is dropped.
+struct AtEnd(Option<Box<dyn FnOnce() + Send>>);
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done();
+        }
     }
 }
 

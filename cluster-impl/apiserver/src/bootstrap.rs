@@ -1,10 +1,12 @@
-//! What every cluster has from its first moment: four namespaces, and the Service of the API itself.
+//! What every cluster has from its first moment: four namespaces, the system's own PriorityClasses, and
+//! the Service of the API itself.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use machinery::kinds::SYSTEM_PRIORITY_CLASSES;
 use serde_json::{Value, json};
 
 use crate::allocation;
@@ -25,6 +27,9 @@ pub(crate) async fn run(server: &Arc<ApiServer>) {
             ("/api/v1/namespaces", namespace)
         })
         .collect();
+    for (name, value) in SYSTEM_PRIORITY_CLASSES {
+        wanted.push(("/apis/scheduling.k8s.io/v1/priorityclasses", priority_class(name, value)));
+    }
     if let Some(address) = allocation::first(&server.config.service_cluster_ip_range) {
         wanted.push(("/api/v1/namespaces/default/services", service(&address)));
     }
@@ -49,6 +54,22 @@ pub(crate) async fn run(server: &Arc<ApiServer>) {
             server.env.sleep(backoff.next_wait()).await;
         }
     }
+}
+
+fn priority_class(name: &str, value: i64) -> Value {
+    let description = match name {
+        "system-node-critical" => {
+            "Used for system critical pods that must not be moved from their current node."
+        }
+        _ => {
+            "Used for system critical pods that must run in the cluster, but can be moved to \
+             another node if necessary."
+        }
+    };
+    json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+        "value": value, "description": description,
+    })
 }
 
 fn service(address: &str) -> Value {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use machinery::{Object, Status};
+use machinery::{Kind, Object, Status};
 use storage::KeyValue;
 
 use crate::codec::Stored;
@@ -41,6 +41,14 @@ impl Decoded {
         let object = Arc::new(Stored::from(kv).object()?);
         self.put(at, object.clone());
         Ok(object)
+    }
+
+    /// The same for a kind; custom resources are told in several versions, so they are not kept.
+    pub(crate) fn of(&self, kind: &Kind, kv: &KeyValue) -> Result<Arc<Object>, Status> {
+        match kind.custom {
+            None => self.object(kv),
+            Some(_) => Ok(Arc::new(Stored::from(kv).object()?)),
+        }
     }
 
     /// Keeps an object that was just written.

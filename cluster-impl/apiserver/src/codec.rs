@@ -8,6 +8,8 @@ use machinery::{Object, Status};
 use serde_json::Value;
 use storage::KeyValue;
 
+use crate::encryption;
+
 /// How every value begins that this server wrote.
 const HEAD: &[u8] = br#"{"metadata":{"#;
 
@@ -43,11 +45,23 @@ impl Stored {
 
     /// Reads the object; its revision is set.
     pub(crate) fn object(&self) -> Result<Object, Status> {
+        if self.value.starts_with(encryption::HEAD) {
+            return Err(unreadable(&self.value));
+        }
         let mut object: Object = serde_json::from_slice(&self.value)
             .map_err(|error| Status::internal(format!("stored object is not JSON: {error}")))?;
         object.set("/metadata/resourceVersion", self.revision.to_string());
         Ok(object)
     }
+}
+
+/// No key that the server has reads a value.
+fn unreadable(value: &[u8]) -> Status {
+    let head: Vec<&[u8]> = value.splitn(6, |byte| *byte == b':').take(5).collect();
+    let head = String::from_utf8_lossy(&head.join(&b':')).into_owned();
+    Status::internal(format!(
+        "unable to transform the stored object: no key of --encryption-provider-config reads {head}:"
+    ))
 }
 
 /// An object as it goes into the store: `metadata` first, without the revision.

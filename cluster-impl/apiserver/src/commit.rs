@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use env::Sabotage;
+use futures::future::BoxFuture;
 use machinery::{Object, ObjectKey, Status};
 use storage::{Compare, KeyRange, KeyValue, Op, OpResult, RangeRequest, Txn};
 
+use crate::admission::Turn;
 use crate::codec::{Stored, encode};
 use crate::request::Request;
 use crate::server::ApiServer;
-use crate::{allocation, fence, status, storage_key};
+use crate::{allocation, custom, fence, status, storage_key};
 
 /// How often a change that names no revision is decided anew because somebody was faster.
 const ATTEMPTS_MAX: usize = 16;
@@ -19,15 +21,26 @@ const ATTEMPTS_MAX: usize = 16;
 pub(crate) enum Decision {
     /// Nothing.
     Keep,
-    /// Write this.
-    Put(Box<Object>),
+    /// Write this, and what admission wants to be written along with it.
+    Put(Box<Object>, Along),
     /// Take it away; answer with this last state.
     Remove(Box<Object>),
 }
 
 /// From what there is to what is to be done; asked anew whenever somebody else was faster.
 pub(crate) type Decide<'d> =
-    dyn FnMut(Option<&Arc<Object>>) -> Result<Decision, Status> + Send + 'd;
+    dyn FnMut(Option<Arc<Object>>) -> BoxFuture<'d, Result<Decision, Status>> + Send + 'd;
+
+/// What else must hold, and be written, in the transaction of a change.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Along {
+    /// Keys that must still be at these revisions.
+    pub(crate) guards: Vec<(Vec<u8>, i64)>,
+    /// What is written with the object.
+    pub(crate) ops: Vec<Op>,
+    /// Others who would write the same wait until the change was tried.
+    pub(crate) turn: Option<Turn>,
+}
 
 /// How a change ended.
 #[derive(Debug, Clone)]
@@ -48,8 +61,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) expected: i64,
     /// What to write; `None` to delete.
     pub(crate) put: Option<Bytes>,
-    /// A further key that must still be at this revision.
-    pub(crate) guard: Option<(Vec<u8>, i64)>,
+    /// What else must hold and is written.
+    pub(crate) along: Along,
     /// The object as it was, and as it is to be.
     pub(crate) change: (Option<&'a Object>, Option<&'a Object>),
 }
@@ -73,25 +86,43 @@ pub(crate) async fn read(
     Ok(result.map_err(status::from_store)?.kvs.pop())
 }
 
-/// Changes one object as `decide` says; decides anew as long as somebody else was faster.
-pub(crate) async fn change(
+/// The same in the form of the request's kind.
+pub(crate) async fn read_served(
     server: &ApiServer,
     request: &Request,
     key: &ObjectKey,
-    decide: &mut Decide<'_>,
+) -> Result<Option<KeyValue>, Status> {
+    let mut found = read(server, request, key).await?;
+    custom::incoming_one(server, request.kind, &mut found).await?;
+    Ok(found)
+}
+
+/// Changes one object as `decide` says; decides anew as long as somebody else was faster.
+pub(crate) async fn change<'d>(
+    server: &ApiServer,
+    request: &Request,
+    key: &ObjectKey,
+    decide: &mut Decide<'d>,
 ) -> Result<Written, Status> {
     request.trace_key(key);
-    let mut current = read(server, request, key).await?;
+    let kind = request.kind;
+    let mut stored = read(server, request, key).await?;
     for _ in 0..ATTEMPTS_MAX {
-        let old = current.as_ref().map(|kv| server.decoded.object(kv)).transpose()?;
-        let (new, is_removed) = match decide(old.as_ref())? {
+        let mut current = stored.clone();
+        custom::incoming_one(server, kind, &mut current).await?;
+        let old = current.as_ref().map(|kv| server.decoded.of(kind, kv)).transpose()?;
+        let (new, along, is_removed) = match decide(old.clone()).await? {
             Decision::Keep => return kept(request, key, current),
-            Decision::Put(new) => (new, false),
-            Decision::Remove(last) => (last, true),
+            Decision::Put(new, along) => (new, along, false),
+            Decision::Remove(last) => (last, Along::default(), true),
         };
-        let put = (!is_removed).then(|| encode(&new));
-        if let Some(kv) = &current
+        let put = match is_removed {
+            true => None,
+            false => Some(custom::outgoing(server, kind, &new).await?),
+        };
+        if let Some(kv) = &stored
             && put.as_ref() == Some(&kv.value)
+            && !server.is_stale(&kv.key).await?
         {
             return kept(request, key, current);
         }
@@ -102,15 +133,12 @@ pub(crate) async fn change(
             return Ok(Written { stored, is_created, is_removed });
         }
         let change = (old.as_deref(), (!is_removed).then_some(new.as_ref()));
-        let tried = attempt(
-            server,
-            request,
-            Attempt { key, expected, put: put.clone(), guard: None, change },
-        );
+        let tried =
+            attempt(server, request, Attempt { key, expected, put: put.clone(), along, change });
         match tried.await? {
-            Tried::Stale(now) => current = now,
+            Tried::Stale(now) => stored = now,
             Tried::Done(revision) => {
-                let value = put.unwrap_or_else(|| encode(&new));
+                let value = put.filter(|_| kind.custom.is_none()).unwrap_or_else(|| encode(&new));
                 if !is_removed {
                     remember(server, request, key, *new, revision);
                 }
@@ -137,7 +165,8 @@ pub(crate) async fn attempt(
     if !server.env.sabotaged(unchecked) {
         compare.push(Compare::ModRevision(key.clone(), attempt.expected));
     }
-    compare.extend(attempt.guard.map(|(key, revision)| Compare::ModRevision(key, revision)));
+    let guards = attempt.along.guards.into_iter();
+    compare.extend(guards.map(|(key, revision)| Compare::ModRevision(key, revision)));
     let (old, new) = attempt.change;
     let services = allocation::along(&server.env, request.kind, attempt.key, old, new);
     compare.extend(services.free.into_iter().map(|key| Compare::ModRevision(key, 0)));
@@ -154,6 +183,7 @@ pub(crate) async fn attempt(
     }];
     success.extend(fence::handover(request.kind, attempt.key, old, new));
     success.extend(services.ops);
+    success.extend(attempt.along.ops);
     let result = server.store.txn(Txn { compare, success, failure }).await;
     let result = result.map_err(status::from_store)?;
     if result.succeeded {
@@ -182,6 +212,9 @@ pub(crate) fn remember(
     mut object: Object,
     revision: i64,
 ) {
+    if request.kind.custom.is_some() {
+        return;
+    }
     object.set("/metadata/resourceVersion", revision.to_string());
     server.decoded.keep(storage_key::key(request.kind, key), Arc::new(object));
 }

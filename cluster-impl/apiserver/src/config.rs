@@ -9,6 +9,12 @@ use std::time::Duration;
 use env::Timestamp;
 use machinery::ObjectKey;
 
+use crate::admission::Plugins;
+use crate::audit::AuditTrail;
+use crate::authentication::{ServiceAccounts, StaticTokens};
+use crate::encryption::EncryptionSettings;
+use crate::outbound::{Nowhere, Outbound};
+
 /// Where the lines about writes go.
 pub type AuditSink = Arc<dyn Fn(AuditLine) + Send + Sync>;
 
@@ -25,8 +31,16 @@ pub struct Config {
     pub request_timeout: Duration,
     /// `--min-request-timeout`: a watch without `timeoutSeconds` lasts this long, or up to twice.
     pub min_request_timeout: Duration,
+    /// A client must have shaken hands, and sent its headers, within this time.
+    pub header_timeout: Duration,
+    /// A client must have sent its body within this time.
+    pub body_timeout: Duration,
     /// The largest request body, in bytes.
     pub body_bytes_max: usize,
+    /// `--max-requests-inflight`: so many reads at once; 0 for any number.
+    pub max_requests_inflight: usize,
+    /// `--max-mutating-requests-inflight`: so many writes at once; 0 for any number.
+    pub max_mutating_requests_inflight: usize,
     /// How deep a request body may nest.
     pub nesting_max: usize,
     /// `--default-not-ready-toleration-seconds`
@@ -37,6 +51,26 @@ pub struct Config {
     pub service_cluster_ip_range: String,
     /// `--authorization-mode`: who decides whether a request is allowed, in this order.
     pub authorization_modes: Vec<AuthorizationMode>,
+    /// `--enable-admission-plugins`, `--disable-admission-plugins`
+    pub admission: Plugins,
+    /// Who signs tokens of service accounts, and whose are taken; nobody if absent.
+    pub service_accounts: Option<Arc<ServiceAccounts>>,
+    /// `--token-auth-file`
+    pub static_tokens: StaticTokens,
+    /// `--enable-bootstrap-token-auth`
+    pub bootstrap_tokens: bool,
+    /// `--anonymous-auth`: whether who shows nothing may ask for more than health and version, if roles
+    /// allow it. Unlike upstream's, off by default.
+    pub anonymous_auth: bool,
+    /// `--encryption-provider-config`: what is encrypted in the store; nothing if absent.
+    pub encryption: Option<EncryptionSettings>,
+    /// How the server reaches webhooks, aggregated servers and kubelets.
+    pub outbound: Arc<dyn Outbound>,
+    /// `--audit-policy-file`: what is written down of which requests; nothing if absent.
+    pub audit_trail: Option<AuditTrail>,
+    /// `--kubelet-certificate-authority`: who must have signed the certificates of kubelets, in PEM;
+    /// without one they are not checked.
+    pub kubelet_certificate_authority: Option<Vec<u8>>,
     /// Told of every write, also of those that were refused.
     pub audit: Option<AuditSink>,
 }
@@ -50,12 +84,25 @@ impl Config {
             compaction_period: Duration::from_secs(300),
             request_timeout: Duration::from_secs(60),
             min_request_timeout: Duration::from_secs(1800),
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
             body_bytes_max: 3 * 1024 * 1024,
+            max_requests_inflight: 400,
+            max_mutating_requests_inflight: 200,
             nesting_max: 100,
             not_ready_toleration_s: 300,
             unreachable_toleration_s: 300,
             service_cluster_ip_range: "10.96.0.0/12".to_owned(),
             authorization_modes: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+            admission: Plugins::default(),
+            service_accounts: None,
+            static_tokens: StaticTokens::default(),
+            bootstrap_tokens: false,
+            anonymous_auth: false,
+            encryption: None,
+            outbound: Arc::new(Nowhere),
+            audit_trail: None,
+            kubelet_certificate_authority: None,
             audit: None,
         }
     }
@@ -123,6 +170,8 @@ pub struct AuditLine {
     pub revision: i64,
     /// The fence that the writer showed, as `<lock>/<identity>/<transitions>`.
     pub fence: Option<String>,
+    /// What webhooks and policies had to say.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Who asks.

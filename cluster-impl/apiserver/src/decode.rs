@@ -13,6 +13,9 @@ const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kube
 
 /// Reads the body as an object of the request's kind; fills in `apiVersion` and `kind` if absent.
 pub(crate) fn object(config: &Config, request: &Request) -> Result<Object, Status> {
+    if request.kind.custom.is_some() && media_type(&request.content_type) == protobuf::MEDIA_TYPE {
+        return Err(status::unsupported_media_type("application/json, application/yaml"));
+    }
     let asked = request.query.text("fieldValidation");
     let (value, duplicates) = match media_type(&request.content_type) {
         // Only who asks is told of duplicates: noticing them is slow.

@@ -240,6 +240,14 @@ impl Hubs {
         (!is_over).then_some(hub)
     }
 
+    /// Ends the hub of a kind, and with it all who follow it.
+    pub(crate) fn end(&self, id: &str) {
+        let hub = self.lock().remove(id);
+        if let Some(hub) = hub {
+            hub.end(&StoreError::Unavailable("the kind has changed".to_owned()));
+        }
+    }
+
     fn make(&self, server: &Arc<ApiServer>, kind: &'static Kind, from: i64, events: WatchStream) {
         let inner = Inner {
             floor: from - 1,

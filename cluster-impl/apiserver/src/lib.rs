@@ -8,22 +8,32 @@
 
 mod accept;
 mod admission;
+mod aggregation;
 mod allocation;
 mod answer;
+mod audit;
+mod authentication;
 mod authorization;
 mod body;
 mod bootstrap;
 mod cache;
+mod cel;
 mod codec;
 mod commit;
 mod compaction;
 mod config;
+mod connect;
+mod custom;
 mod decode;
+mod encryption;
 mod endpoints;
 mod fence;
 mod hub;
+mod inflight;
 mod meta;
 mod metrics;
+mod outbound;
+mod picture;
 mod protobuf;
 mod query;
 mod request;
@@ -31,7 +41,9 @@ mod route;
 mod selection;
 mod serve;
 mod server;
+mod service_address;
 mod signing;
+mod spdy;
 mod status;
 mod storage_key;
 mod subresources;
@@ -41,7 +53,18 @@ mod verbs;
 #[cfg(test)]
 mod version_tests;
 
+// What the tests behind sockets share with those outside of the crate names it so.
+#[cfg(test)]
+extern crate self as shakedown_apiserver;
+
+pub use admission::Plugins;
+pub use audit::{AuditPolicy, AuditTrail, PolicyError};
+pub use authentication::x509::TlsError;
+pub use authentication::{ServiceAccounts, StaticTokens, Tls};
 pub use body::Body;
 pub use config::{AuditLine, AuthorizationMode, Config, User};
+pub use connect::upgrade::{Relay, Upgrade};
+pub use encryption::{EncryptionError, EncryptionSettings};
+pub use outbound::{Duplex, Identity, Outbound, OutboundError, Peer, Sockets, Trust, Upgraded};
 pub use serve::{ServeError, serve};
 pub use server::ApiServer;

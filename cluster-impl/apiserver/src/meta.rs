@@ -45,6 +45,12 @@ pub(crate) fn count_generation(kind: &Kind, old: &Object, new: &mut Object) {
     if !kind.has_generation {
         return;
     }
+    if kind.custom.is_some() && !kind.has_status {
+        if wanted(old).ne(wanted(new)) || old.get("/status") != new.get("/status") {
+            bump_generation(new);
+        }
+        return;
+    }
     // As upstream: a Deployment's annotations count too, for they are copied to its ReplicaSets, and an
     // EndpointSlice's labels, for they name its Service.
     let also = match kind.id {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::request::{Request, Verb};
 
@@ -12,9 +13,20 @@ type Key = (&'static str, &'static str, String, u16);
 #[derive(Default)]
 pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<Key, u64>>,
+    /// Audit events, and those of them that could not be written.
+    audited: AtomicU64,
+    audit_errors: AtomicU64,
 }
 
 impl Metrics {
+    /// Counts one event of the audit.
+    pub(crate) fn audited(&self, is_written: bool) {
+        self.audited.fetch_add(1, Ordering::Relaxed);
+        if !is_written {
+            self.audit_errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts one request.
     pub(crate) fn count(&self, request: &Request, code: u16) {
         let verb = match request.verb {
@@ -43,6 +55,22 @@ impl Metrics {
                 text,
                 "apiserver_request_total{{code=\"{code}\",group=\"{group}\",resource=\"{resource}\",\
                  subresource=\"{subresource}\",verb=\"{verb}\"}} {count}"
+            );
+        }
+        let (all, failed) = (&self.audited, &self.audit_errors);
+        for (name, labels, what, count) in [
+            ("apiserver_audit_event_total", "", "Counter of audit events generated.", all),
+            (
+                "apiserver_audit_error_total",
+                "{plugin=\"log\"}",
+                "Counter of audit events that failed to be audited properly.",
+                failed,
+            ),
+        ] {
+            let count = count.load(Ordering::Relaxed);
+            let _ = writeln!(
+                text,
+                "# HELP {name} {what}\n# TYPE {name} counter\n{name}{labels} {count}"
             );
         }
         text

@@ -214,6 +214,8 @@ fn value(wire: Wire<'_>, shape: &Shape, depth: usize) -> Result<Value, String> {
             Some(raw) => serde_json::from_slice(raw.bytes()?).map_err(|error| error.to_string())?,
             None => Value::Null,
         },
+        // Custom resources have no protobuf form.
+        Shape::Own(_) => return Err("no type is known".to_owned()),
         Shape::Ref(name) => {
             let fact = type_named(name).ok_or_else(|| format!("no type {name} is known"))?;
             let mut object = Map::new();

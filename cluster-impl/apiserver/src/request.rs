@@ -1,5 +1,6 @@
 //! One request for objects, taken apart, and what is known of it for the audit.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
@@ -79,6 +80,8 @@ pub(crate) struct Trace {
     pub(crate) revision: i64,
     /// What the client should be warned of.
     pub(crate) warnings: Vec<String>,
+    /// What the audit should know besides.
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 impl Request {
@@ -97,6 +100,26 @@ impl Request {
             fence: self.fence.clone(),
             manager: self.manager.clone(),
             dry_run: AtomicBool::new(self.is_dry_run()),
+            trace: Mutex::default(),
+            taken: OnceLock::new(),
+        }
+    }
+
+    /// A request by the server itself.
+    pub(crate) fn own(user: User, verb: Verb, kind: &'static Kind, key: ObjectKey) -> Self {
+        Self {
+            user,
+            verb,
+            kind,
+            key,
+            subresource: String::new(),
+            query: Query::parse(""),
+            accept: Accept::JSON,
+            content_type: String::new(),
+            body: Bytes::new(),
+            fence: None,
+            manager: String::new(),
+            dry_run: AtomicBool::new(false),
             trace: Mutex::default(),
             taken: OnceLock::new(),
         }
@@ -127,9 +150,20 @@ impl Request {
         self.trace().revision = revision;
     }
 
+    /// Tells the audit.
+    pub(crate) fn annotate(&self, key: String, value: String) {
+        self.trace().annotations.insert(key, value);
+    }
+
     /// Warns the client.
     pub(crate) fn warn(&self, warnings: Vec<String>) {
-        self.trace().warnings.extend(warnings);
+        let mut trace = self.trace();
+        for warning in warnings {
+            // A write that is tried again is not warned of again.
+            if !trace.warnings.contains(&warning) {
+                trace.warnings.push(warning);
+            }
+        }
     }
 
     /// The warnings as headers (RFC 7234, code 299).

@@ -48,6 +48,10 @@ pub(crate) enum Endpoint {
     Health(String, String),
     /// `/metrics`
     Metrics,
+    /// `/.well-known/openid-configuration`
+    OpenIdConfiguration,
+    /// `/openid/v1/jwks`
+    OpenIdKeys,
     /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews` and its kin: group, namespace, plural.
     Review(String, String, String),
 }
@@ -65,8 +69,16 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 /// Groups whose resources are only posted, and answered at once.
 const REVIEWS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
 
-/// What `path` names.
+/// Finds a kind by group, version and plural.
+pub(crate) type Find<'f> = dyn Fn(&str, &str, &str) -> Option<&'static Kind> + 'f;
+
+/// What `path` names, among the kinds that every server has.
 pub(crate) fn route(path: &str) -> Route {
+    route_among(path, &Kind::served)
+}
+
+/// What `path` names.
+pub(crate) fn route_among(path: &str, find: &Find<'_>) -> Route {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
         [] => Route::Endpoint(Endpoint::Index),
@@ -79,12 +91,14 @@ pub(crate) fn route(path: &str) -> Route {
         ["apis", group, "v1", "namespaces", namespace, review] if REVIEWS.contains(group) => {
             review_of(group, namespace, review)
         }
-        ["api", version, rest @ ..] => resource("", version, rest),
-        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["api", version, rest @ ..] => resource(("", version), rest, find),
+        ["apis", group, version, rest @ ..] => resource((group, version), rest, find),
         ["openapi", "v2"] => Route::Endpoint(Endpoint::OpenApiV2),
         ["openapi", "v3"] => Route::Endpoint(Endpoint::OpenApiIndex),
         ["openapi", "v3", rest @ ..] => Route::Endpoint(Endpoint::OpenApi(rest.join("/"))),
         ["version"] => Route::Endpoint(Endpoint::Version),
+        [".well-known", "openid-configuration"] => Route::Endpoint(Endpoint::OpenIdConfiguration),
+        ["openid", "v1", "jwks"] => Route::Endpoint(Endpoint::OpenIdKeys),
         ["metrics"] => Route::Endpoint(Endpoint::Metrics),
         [probe @ ("livez" | "readyz" | "healthz"), check @ ..] => {
             Route::Endpoint(Endpoint::Health((*probe).to_owned(), check.join("/")))
@@ -102,7 +116,7 @@ fn group_version(group: &str, version: &str) -> Route {
     Route::Endpoint(Endpoint::GroupVersion(group.to_owned(), version.to_owned()))
 }
 
-fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
+fn resource((group, version): (&str, &str), rest: &[&str], find: &Find<'_>) -> Route {
     let (namespace, rest) = match rest {
         ["namespaces", namespace, inside @ ..]
             if inside.first().is_some_and(|part| !NAMESPACE_SUBRESOURCES.contains(part)) =>
@@ -117,9 +131,11 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
         [plural] => (*plural, "", ""),
         [plural, name] => (*plural, *name, ""),
         [plural, name, subresource] => (*plural, *name, *subresource),
+        // What follows is the business of what is behind the proxy.
+        [plural @ ("nodes" | "pods" | "services"), name, "proxy", ..] => (*plural, *name, "proxy"),
         _ => return Route::Unknown,
     };
-    let Some(kind) = Kind::served(group, version, plural) else { return Route::Unknown };
+    let Some(kind) = find(group, version, plural) else { return Route::Unknown };
     if kind.namespaced == namespace.is_empty() && !(kind.namespaced && name.is_empty()) {
         return Route::Unknown;
     }
@@ -154,6 +170,10 @@ mod tests {
             ("/api/v1/namespaces/a/finalize", "namespaces a finalize"),
             ("/api/v1/nodes/n%2D1/status", "nodes n-1 status"),
             ("/apis/apps/v1/namespaces/a/deployments/web/scale", "deployments.apps a/web scale"),
+            ("/api/v1/nodes/a/proxy/stats/summary", "nodes a proxy"),
+            ("/api/v1/namespaces/a/pods/https:web:80/proxy/", "pods a/https:web:80 proxy"),
+            ("/api/v1/namespaces/a/services/web%3A80/proxy/x", "services a/web:80 proxy"),
+            ("/api/v1/namespaces/a/configmaps/b/proxy/x", "unknown"),
             ("/apis/apps/v1beta1/deployments", "unknown"),
             ("/api/v1/pods/web", "unknown"),
             ("/api/v1/namespaces/a/nodes", "unknown"),

@@ -31,6 +31,11 @@ impl Selection {
         Ok(Self { kind, scope: scope.clone(), labels, fields })
     }
 
+    /// The kind.
+    pub(crate) fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+
     /// Whether every object in the range is selected.
     pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_everything() && (self.fields.is_everything() || self.is_one())

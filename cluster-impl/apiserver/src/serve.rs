@@ -1,40 +1,40 @@
-//! The server behind TLS sockets: who asks is read from the client's certificate.
+//! The server behind TLS sockets: what a client shows by its certificate is settled with the connection.
 //!
-//! Limits: [`HEADERS_MAX`] headers, [`HEADER_TIMEOUT`] to send them, the configured size for a body.
-//! A certificate is optional at this level, so that probes of the server's health need none; every
-//! other path answers 401 without one.
+//! Limits: [`HEADERS_MAX`] headers, the configured time to send them, and the
+//! configured size and time for a body.
+//! A certificate is optional at this level, so that probes of the server's health need none, and a
+//! token will do.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use env::Timestamp;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use nix::sys::socket::{setsockopt, sockopt};
-use rustls::ServerConfig;
-use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::answer::refuse;
+use crate::audit::Source;
+use crate::authentication::{Shown, Tls};
 use crate::body::Body;
-use crate::config::User;
+use crate::connect::upgrade::{Relay, Upgrade};
+use crate::outbound::Duplex;
 use crate::server::ApiServer;
 use crate::status;
 
 /// More headers than this are refused.
 const HEADERS_MAX: usize = 100;
-/// A client must have sent its headers, and shaken hands, within this time.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// A client must have sent its body within this time.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long open requests may go on once the server shuts down.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a failing listener is left alone, such as when files run out.
@@ -57,11 +57,12 @@ pub enum ServeError {
 /// Serves until [`ApiServer::shut_down`]; then lets open requests end.
 pub async fn serve(
     server: Arc<ApiServer>,
-    tls: ServerConfig,
+    tls: Tls,
     listener: TcpListener,
 ) -> Result<(), ServeError> {
     listener.local_addr()?;
-    let acceptor = TlsAcceptor::from(Arc::new(with_protocols(tls)));
+    let acceptor = TlsAcceptor::from(Arc::new(tls.config.clone()));
+    let tls = Arc::new(tls);
     let mut closing = server.closing.subscribe();
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
@@ -72,15 +73,16 @@ pub async fn serve(
             _ = closing.changed() => continue,
             accepted = listener.accept() => accepted,
         };
-        let Ok((socket, _)) = accepted else {
+        let Ok((socket, address)) = accepted else {
             server.env.sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
         tasks.retain(|task: &env::Task<()>| !task.is_finished());
-        let (inner, acceptor, watcher) = (server.clone(), acceptor.clone(), graceful.watcher());
+        let (inner, watcher) = (server.clone(), graceful.watcher());
+        let door = (tls.clone(), acceptor.clone(), Source(address.ip()));
         tasks.push(server.env.spawn(async move {
-            if let Err(error) = connection(inner, acceptor, socket, watcher).await {
+            if let Err(error) = connection(inner, door, socket, watcher).await {
                 tracing::debug!(error, "connection ended");
             }
             drop(slot);
@@ -90,34 +92,48 @@ pub async fn serve(
     Ok(())
 }
 
-fn with_protocols(mut tls: ServerConfig) -> ServerConfig {
-    if tls.alpn_protocols.is_empty() {
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    }
-    tls
-}
-
 async fn connection(
     server: Arc<ApiServer>,
-    acceptor: TlsAcceptor,
+    (tls, acceptor, source): (Arc<Tls>, TlsAcceptor, Source),
     socket: TcpStream,
     watcher: hyper_util::server::graceful::Watcher,
 ) -> Result<(), String> {
     prepare(&socket).map_err(|error| format!("cannot prepare the socket: {error}"))?;
-    let stream = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(socket))
+    let stream = tokio::time::timeout(server.config.header_timeout, acceptor.accept(socket))
         .await
         .map_err(|_| "TLS handshake took too long".to_owned())?
         .map_err(|error| format!("TLS handshake failed: {error}"))?;
-    let user = user_of(&stream);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (server, user) = (server.clone(), user.clone());
-        async move { Ok::<_, Infallible>(answer(&server, user, request).await) }
+    let (shown, until) = shown(&tls, &stream, server.env.now());
+    let header_timeout = server.config.header_timeout;
+    let relay = Arc::new(Mutex::new(None));
+    let noted = relay.clone();
+    let mut closing = server.closing.subscribe();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        // A connection may outlive its certificate.
+        let is_over = server.env.now() > until;
+        let shown = if is_over { Shown::BadCertificate } else { shown.clone() };
+        let (server, noted) = (server.clone(), noted.clone());
+        request.extensions_mut().insert(source);
+        if request.extensions().get::<OnUpgrade>().is_some() {
+            let upgrade = hyper::upgrade::on(&mut request);
+            request.extensions_mut().insert(Upgrade::new(async {
+                let upgraded = upgrade.await.map_err(|error| error.to_string())?;
+                Ok(Box::pin(TokioIo::new(upgraded)) as Pin<Box<dyn Duplex>>)
+            }));
+        }
+        async move {
+            let mut response = answer(&server, shown, request).await;
+            if let Some(relay) = response.extensions_mut().remove::<Relay>() {
+                *noted.lock().expect("nobody panics while noting it") = Some(relay);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_headers(HEADERS_MAX);
     builder
         .http2()
@@ -126,7 +142,19 @@ async fn connection(
         .keep_alive_timeout(Duration::from_secs(15))
         .max_concurrent_streams(250);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    watcher.watch(connection.into_owned()).await.map_err(|error| error.to_string())
+    watcher.watch(connection.into_owned()).await.map_err(|error| error.to_string())?;
+    let relay = relay.lock().expect("nobody panics while noting it").take();
+    // What the connection has become is no request that could be waited for.
+    if let Some(relay) = relay {
+        let shut_down =
+            async { while !*closing.borrow_and_update() && closing.changed().await.is_ok() {} };
+        tokio::select! {
+            biased;
+            () = shut_down => {}
+            () = relay.run() => {}
+        }
+    }
+    Ok(())
 }
 
 /// Small answers leave at once, and a peer that is gone without a word is noticed.
@@ -139,10 +167,16 @@ fn prepare(socket: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn answer(server: &Arc<ApiServer>, user: User, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    server: &Arc<ApiServer>,
+    shown: Shown,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let bytes_max = server.config.body_bytes_max;
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await;
+    let body =
+        tokio::time::timeout(server.config.body_timeout, Limited::new(body, bytes_max).collect())
+            .await;
     let body = match body {
         Err(_) => return refuse(&status::timed_out()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
@@ -155,22 +189,10 @@ async fn answer(server: &Arc<ApiServer>, user: User, request: Request<Incoming>)
         }
         Ok(Ok(body)) => body.to_bytes(),
     };
-    server.handle(user, Request::from_parts(head, body)).await
+    server.handle_shown(shown, Request::from_parts(head, body)).await
 }
 
-fn user_of(stream: &TlsStream<TcpStream>) -> User {
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    certificates.first().and_then(user).unwrap_or_else(User::anonymous)
-}
-
-/// The user that a certificate names: CN is the name, every O a group.
-pub(crate) fn user(certificate: &CertificateDer<'_>) -> Option<User> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok().filter(|name| !name.is_empty())?;
-    let groups: Vec<String> = subject
-        .iter_organization()
-        .filter_map(|group| group.as_str().ok().map(str::to_owned))
-        .collect();
-    Some(User::with_groups(name, groups))
+/// What the client's certificates show, and until when.
+fn shown(tls: &Tls, stream: &TlsStream<TcpStream>, now: Timestamp) -> (Shown, Timestamp) {
+    tls.shown(stream.get_ref().1.peer_certificates().unwrap_or_default(), now)
 }

@@ -1,8 +1,8 @@
 //! The server: from a request to an answer, with metrics and audit around every one.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use env::{Env, Sabotage};
@@ -12,31 +12,49 @@ use machinery::{Cause, ObjectKey, Status, managed_fields};
 use storage::Store;
 
 use crate::accept::Accept;
+use crate::admission::Turns;
+use crate::aggregation::{self, Aggregation};
 use crate::answer::{Answer, Style, refuse, render};
+use crate::audit::{self, Noted};
+use crate::authentication::{self, Shown};
 use crate::authorization::{self, Authorizer, impersonation};
 use crate::body::Body;
 use crate::cache::{Decoded, Namespaces};
+use crate::commit::Written;
 use crate::config::{AuditLine, AuthorizationMode, Config, User};
+use crate::custom::Customs;
+use crate::encryption::Encrypted;
 use crate::fence::{self, Fence};
 use crate::hub::Hubs;
+use crate::inflight::Inflight;
 use crate::metrics::Metrics;
+use crate::picture::Picture;
 use crate::query::Query;
 use crate::request::{Request, Trace, Verb};
-use crate::route::{Resource, Route, route};
-use crate::{endpoints, protobuf, status, verbs};
+use crate::route::{Endpoint, Resource, Route, route, route_among};
+use crate::{connect, endpoints, protobuf, status, verbs};
 
 /// One API server over one store.
 pub struct ApiServer {
     pub(crate) env: Env,
     pub(crate) store: Arc<dyn Store>,
+    /// The same store, if what lies in it is encrypted.
+    encrypted: Option<Arc<Encrypted>>,
     pub(crate) config: Config,
     pub(crate) decoded: Decoded,
     pub(crate) namespaces: Namespaces,
     pub(crate) hubs: Hubs,
     pub(crate) metrics: Metrics,
+    pub(crate) inflight: Inflight,
     pub(crate) closing: tokio::sync::watch::Sender<bool>,
     pub(crate) is_bootstrapped: AtomicBool,
     pub(crate) authorizer: Authorizer,
+    pub(crate) picture: Picture,
+    pub(crate) turns: Turns,
+    pub(crate) customs: Customs,
+    pub(crate) aggregation: Aggregation,
+    /// Itself, for work that goes on in the background.
+    pub(crate) myself: Weak<ApiServer>,
 }
 
 impl ApiServer {
@@ -45,17 +63,31 @@ impl ApiServer {
         if env.sabotaged(Sabotage::DefaultTolerationCut) {
             config.unreachable_toleration_s /= 10;
         }
-        Arc::new(Self {
+        let encrypted = config
+            .encryption
+            .clone()
+            .map(|settings| Arc::new(Encrypted::new(env.clone(), store.clone(), settings)));
+        let store = encrypted.clone().map_or(store, |encrypted| encrypted as Arc<dyn Store>);
+        let inflight =
+            Inflight::new(config.max_requests_inflight, config.max_mutating_requests_inflight);
+        Arc::new_cyclic(|myself| Self {
             env,
             store,
+            encrypted,
             config,
             decoded: Decoded::default(),
             namespaces: Namespaces::default(),
             hubs: Hubs::default(),
             metrics: Metrics::default(),
+            inflight,
             closing: tokio::sync::watch::Sender::new(false),
             is_bootstrapped: AtomicBool::new(false),
             authorizer: Authorizer::default(),
+            picture: Picture::default(),
+            turns: Turns::default(),
+            customs: Customs::default(),
+            aggregation: Aggregation::default(),
+            myself: myself.clone(),
         })
     }
 
@@ -65,17 +97,36 @@ impl ApiServer {
         user: User,
         request: http::Request<Bytes>,
     ) -> impl Future<Output = Response<Body>> + Send + use<> {
+        self.handle_shown(user.into(), request)
+    }
+
+    /// Answers one request of whoever has shown this.
+    pub(crate) fn handle_shown(
+        self: &Arc<Self>,
+        shown: Shown,
+        request: http::Request<Bytes>,
+    ) -> impl Future<Output = Response<Body>> + Send + use<> {
         let server = self.clone();
-        async move { server.answer(user, request).await }
+        async move { server.answer(shown, request).await }
+    }
+
+    /// Whether a value should be written again although it stays the same: with another key.
+    pub(crate) async fn is_stale(&self, key: &[u8]) -> Result<bool, Status> {
+        match &self.encrypted {
+            Some(encrypted) => encrypted.is_stale(key).await,
+            None => Ok(false),
+        }
     }
 
     /// Background work, for ever: follows roles and bindings, makes what every cluster has, then forgets
     /// old revisions.
     pub async fn run(self: Arc<Self>) {
+        self.customs.start(&self);
         let has_roles = self.config.authorization_modes.contains(&AuthorizationMode::Rbac);
         let _roles = has_roles.then(|| self.env.spawn(authorization::run(self.clone())));
         crate::bootstrap::run(&self).await;
         self.is_bootstrapped.store(true, Ordering::Relaxed);
+        self.aggregation.start(&self);
         crate::compaction::run(&self).await;
     }
 
@@ -84,51 +135,130 @@ impl ApiServer {
         self.closing.send_replace(true);
     }
 
-    async fn answer(self: &Arc<Self>, user: User, request: http::Request<Bytes>) -> Response<Body> {
+    async fn answer(
+        self: &Arc<Self>,
+        shown: Shown,
+        request: http::Request<Bytes>,
+    ) -> Response<Body> {
+        let user = authentication::asker(self, shown, request.headers()).await;
+        let user = user.and_then(|user| match user.is_anonymous() {
+            true if !self.config.anonymous_auth && !is_open(&request) => {
+                Err(status::unauthorized())
+            }
+            _ => Ok(user),
+        });
+        if let Some(trail) = &self.config.audit_trail {
+            return audit::around(self, trail, user, request).await;
+        }
+        match user {
+            Ok(user) => self.answer_as(user, request, &Noted::default()).await,
+            Err(status) => refuse(&status),
+        }
+    }
+
+    /// Answers one request of a user whom somebody vouches for.
+    pub(crate) async fn answer_as(
+        self: &Arc<Self>,
+        user: User,
+        request: http::Request<Bytes>,
+        noted: &Noted,
+    ) -> Response<Body> {
         let headers = request.headers();
         let text = |name: header::HeaderName| {
             headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
         };
-        let path = request.uri().path();
-        let found = route(path);
-        let is_open = matches!(&found, Route::Endpoint(endpoint) if endpoint.is_open());
-        if user.is_anonymous() && !is_open {
-            return refuse(&status::unauthorized());
-        }
         let user = match impersonation::acting(self, user, headers).await {
             Ok(user) => user,
             Err(status) => return refuse(&status),
         };
+        if headers.contains_key(impersonation::USER) {
+            noted.impersonated(&user);
+        }
+        let found = match self.find(request.uri().path()).await {
+            Ok(found) => found,
+            Err(status) => return refuse(&status),
+        };
+        if let Some(remote) = self.remote(&found, request.uri().path()) {
+            let answer = aggregation::answer(self, &user, &remote, request).await;
+            return answer.unwrap_or_else(|status| refuse(&status));
+        }
+        let is_open = is_open(&request);
         match found {
             Route::Unknown => refuse(&status::no_such_path()),
             // Each endpoint of the server itself decides by its own media types.
             Route::Endpoint(endpoint) => {
+                let is_write = request.method() == Method::POST;
+                let slot = (!is_open).then(|| self.inflight.enter_as(&user, is_write)).transpose();
+                let _slot = match slot {
+                    Ok(slot) => slot,
+                    Err(status) => return refuse(&status),
+                };
                 let is_gzip = text(header::ACCEPT_ENCODING).contains("gzip");
                 let accept = Accept { is_gzip, ..Accept::JSON };
                 let style = self.style(accept, IncludeObject::default());
                 render(endpoints::answer(self, &user, &endpoint, &request).await, style)
             }
+            Route::Resource(resource) if connect::is_meant(&resource) => {
+                connect::answer(self, user, resource, request).await
+            }
             Route::Resource(resource) => {
                 let accept = Accept::read(text(header::ACCEPT), text(header::ACCEPT_ENCODING));
                 match accept.and_then(|accept| read(user, accept, resource, request)) {
-                    Ok(request) => self.answer_resource(request).await,
+                    Ok(request) => self.answer_resource(request, noted).await,
                     Err(status) => refuse(&status),
                 }
             }
         }
     }
 
-    async fn answer_resource(self: &Arc<Self>, request: Request) -> Response<Body> {
+    /// What a path names here: what no server has by itself may be a custom resource.
+    async fn find(self: &Arc<Self>, path: &str) -> Result<Route, Status> {
+        let found = route(path);
+        if !matches!(found, Route::Unknown) || !path.starts_with("/apis/") {
+            return Ok(found);
+        }
+        self.customs.ready(self).await?;
+        let custom =
+            |group: &str, version: &str, plural: &str| self.customs.served(group, version, plural);
+        Ok(route_among(path, &custom))
+    }
+
+    /// Who else serves a path that this server does not.
+    fn remote(&self, found: &Route, path: &str) -> Option<aggregation::Remote> {
+        let is_elsewhere = match found {
+            Route::Unknown => true,
+            Route::Endpoint(Endpoint::GroupVersion(group, version)) => {
+                !group.is_empty() && !self.serves(group, version)
+            }
+            _ => false,
+        };
+        let (group, version, _) = aggregation::split(path).filter(|_| is_elsewhere)?;
+        self.aggregation.remote(group, version)
+    }
+
+    /// Whether the server itself serves a group and version.
+    pub(crate) fn serves(&self, group: &str, version: &str) -> bool {
+        let is_it = |kind: &machinery::Kind| kind.group == group && kind.version == version;
+        machinery::versions::served().any(is_it)
+            || endpoints::is_extra(group, version)
+            || self.customs.all().into_iter().any(is_it)
+    }
+
+    async fn answer_resource(self: &Arc<Self>, request: Request, noted: &Noted) -> Response<Body> {
         let include = include(&request.query);
         let limit = self.config.request_timeout;
-        let answer = match &include {
-            Err(status) => Err(status.clone()),
+        let slot = self.inflight.enter(&request);
+        let answer = match (&include, &slot) {
+            (Err(status), _) | (_, Err(status)) => Err(status.clone()),
             // A watch may wait for its first event for as long as it likes, but not for its start.
-            Ok(_) => tokio::time::timeout(limit, self.dispatch(&request))
+            (Ok(_), Ok(_)) => tokio::time::timeout(limit, self.dispatch(&request))
                 .await
                 .unwrap_or_else(|_| Err(status::timed_out())),
         };
         self.note(&request, &answer);
+        if self.config.audit_trail.is_some() {
+            noted.wrote(&request);
+        }
         let answer = answer.map(|mut answer| {
             answer.headers.extend(request.warnings());
             answer
@@ -138,6 +268,9 @@ impl ApiServer {
 
     async fn dispatch(self: &Arc<Self>, request: &Request) -> Result<Answer, Status> {
         authorization::authorize_request(self, request).await?;
+        if let Some(custom) = request.kind.custom {
+            request.warn(custom.deprecation.iter().cloned().collect());
+        }
         verbs::dispatch(self, request).await
     }
 
@@ -158,6 +291,14 @@ impl ApiServer {
         self.audit(request, trace, code);
     }
 
+    /// Tells the audit of a write by the server itself, if it came to something.
+    pub(crate) fn audit_own(&self, request: &Request, written: &Result<Written, Status>) {
+        let trace = request.trace.lock().expect("no code panics while it holds the trace").clone();
+        if written.is_ok() && trace.revision > 0 {
+            self.audit(request, trace, 200);
+        }
+    }
+
     /// Tells the audit of one write.
     pub(crate) fn audit(&self, request: &Request, trace: Trace, code: u16) {
         let Some(audit) = &self.config.audit else { return };
@@ -171,8 +312,14 @@ impl ApiServer {
             code,
             revision: trace.revision,
             fence: request.fence.as_ref().map(Fence::text),
+            annotations: trace.annotations,
         });
     }
+}
+
+/// Whether somebody of whom nothing is known may ask for this.
+fn is_open(request: &http::Request<Bytes>) -> bool {
+    matches!(route(request.uri().path()), Route::Endpoint(endpoint) if endpoint.is_open())
 }
 
 /// How much of each object the rows of a table are to hold.
@@ -190,6 +337,8 @@ fn read(
     request: http::Request<Bytes>,
 ) -> Result<Request, Status> {
     let Resource { kind, key, subresource } = resource;
+    check_segment("Namespace", &key.namespace)?;
+    check_segment("Name", &key.name)?;
     let accept = if protobuf::is_writable(kind) { accept } else { accept.without_protobuf()? };
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let verb = verb(request.method(), &key, &subresource, &query)?;
@@ -227,6 +376,20 @@ fn read(
     })
 }
 
+/// A name stands in a key of the store, so it must be one segment of a path.
+fn check_segment(what: &str, name: &str) -> Result<(), Status> {
+    let why = match name {
+        "." | ".." => format!("may not be '{name}'"),
+        name => {
+            match name.chars().find(|letter| matches!(letter, '/' | '%') || letter.is_control()) {
+                Some(letter) => format!("may not contain {letter:?}"),
+                None => return Ok(()),
+            }
+        }
+    };
+    Err(Status::bad_request(format!("{what} parameter invalid: {name:?}: {why}")))
+}
+
 /// The name under which a writer owns what it writes.
 fn manager(verb: Verb, query: &Query, agent: &str) -> Result<String, Status> {
     let options = match verb {
@@ -245,7 +408,8 @@ fn manager(verb: Verb, query: &Query, agent: &str) -> Result<String, Status> {
     Ok(managed_fields::manager(named, agent))
 }
 
-fn verb(
+/// What a request asks for.
+pub(crate) fn verb(
     method: &Method,
     key: &ObjectKey,
     subresource: &str,

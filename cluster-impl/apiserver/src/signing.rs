@@ -1,6 +1,6 @@
 //! CertificateSigningRequests: who asks is written down by the server, and approval is a write of its own.
 //!
-//! Limits: nobody signs, and whether an approver may approve for a signer is not asked.
+//! Whether somebody may approve or sign is asked in admission; who signs is a controller.
 
 use env::Env;
 use machinery::conditions::seconds;

@@ -5,6 +5,9 @@ use storage::KeyRange;
 
 /// The prefix of all keys of a kind.
 pub(crate) fn prefix(kind: &Kind) -> String {
+    if kind.custom.is_some() {
+        return format!("/registry/{}/{}/", kind.group, kind.plural);
+    }
     let directory = match kind.id {
         "nodes" => "minions",
         "services" => "services/specs",
@@ -28,6 +31,13 @@ pub(crate) fn key(kind: &Kind, key: &ObjectKey) -> Vec<u8> {
     }
     path.push_str(&key.name);
     path.into_bytes()
+}
+
+/// Which object lies at a key; `None` if none of this kind does.
+pub(crate) fn parse(kind: &Kind, key: &[u8]) -> Option<ObjectKey> {
+    let path = std::str::from_utf8(key).ok()?.strip_prefix(prefix(kind).as_str())?;
+    let (namespace, name) = if kind.namespaced { path.split_once('/')? } else { ("", path) };
+    Some(ObjectKey::new(namespace, name))
 }
 
 /// All objects of a kind, in one namespace unless that is empty.
@@ -56,6 +66,7 @@ mod tests {
         ] {
             let path = key(kind, &ObjectKey::new(namespace, name));
             assert_eq!(String::from_utf8(path.clone()).unwrap(), expected);
+            assert_eq!(parse(kind, &path), Some(ObjectKey::new(namespace, name)));
             assert!(range(kind, namespace).contains(&path));
             assert!(range(kind, "").contains(&path));
         }

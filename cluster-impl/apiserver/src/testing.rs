@@ -1,17 +1,55 @@
 //! How this crate's tests talk to a server: one world with a store in memory, under virtual time.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use env::{Env, Sabotage, SimMachine, Timestamp};
 use http::Method;
 use http_body_util::BodyExt;
+use machinery::{Kind, ObjectKey};
 use serde_json::{Value, json};
 use storage::memory::MemoryCluster;
 
+use crate::accept::Accept;
+use crate::query::Query;
+use crate::request::{Request, Verb};
 use crate::{ApiServer, AuditLine, Body, Config, User};
 
-/// A server over a store of its own, with the namespaces `default` and `kube-system`.
+/// A server over an empty store of its own, which nobody runs.
+pub(crate) fn server(config: Config) -> Arc<ApiServer> {
+    let env = sim_env(&[]);
+    let cluster = MemoryCluster::new(env.clone(), 1);
+    ApiServer::new(env, cluster.member(0), config)
+}
+
+fn sim_env(sabotages: &[Sabotage]) -> Env {
+    let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    Env::new(Arc::new(SimMachine::new(1, "cp-1", epoch)), None).with_sabotages(sabotages)
+}
+
+/// A request of somebody to update something; the body is empty.
+pub(crate) fn request(user: &User, kind: &'static Kind, key: ObjectKey, part: &str) -> Request {
+    Request {
+        user: user.clone(),
+        verb: Verb::Update,
+        kind,
+        key,
+        subresource: part.to_owned(),
+        query: Query::parse(""),
+        accept: Accept::JSON,
+        content_type: "application/json".to_owned(),
+        body: Bytes::new(),
+        fence: None,
+        manager: "test".to_owned(),
+        dry_run: AtomicBool::new(false),
+        trace: Mutex::default(),
+        taken: OnceLock::new(),
+    }
+}
+
+/// A server over a store of its own, with the namespaces `default` and `kube-system`, each with the
+/// account that a controller would make.
 pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) cluster: MemoryCluster,
@@ -31,13 +69,16 @@ impl World {
 
     /// A world whose store has several members, so that every request takes its time.
     pub(crate) async fn replicated() -> Self {
-        Self::build(&[], Config::default(), 3).await
+        Self::replicated_with(&[], Config::default()).await
+    }
+
+    /// ... with planted defects and settings.
+    pub(crate) async fn replicated_with(sabotages: &[Sabotage], config: Config) -> Self {
+        Self::build(sabotages, config, 3).await
     }
 
     async fn build(sabotages: &[Sabotage], config: Config, members: usize) -> Self {
-        let epoch: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let machine = Arc::new(SimMachine::new(1, "cp-1", epoch));
-        let env = Env::new(machine, None).with_sabotages(sabotages);
+        let env = sim_env(sabotages);
         let cluster = MemoryCluster::new(env.clone(), members);
         let audit = Arc::new(Mutex::new(Vec::new()));
         let sink = audit.clone();
@@ -50,6 +91,8 @@ impl World {
         env.sleep(std::time::Duration::from_secs(10)).await;
         for name in ["default", "kube-system"] {
             world.create("/api/v1/namespaces", named("v1", "Namespace", name)).await;
+            let accounts = format!("/api/v1/namespaces/{name}/serviceaccounts");
+            world.create(&accounts, named("v1", "ServiceAccount", "default")).await;
         }
         world.audit();
         world

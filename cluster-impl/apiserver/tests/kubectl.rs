@@ -199,3 +199,83 @@ async fn kubectl_explains_changes_waits_and_deletes() {
     loopback.server.shut_down();
     loopback.serving.join().await;
 }
+
+const DEFINITION: &str = "\
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.acme.io}
+spec:
+  group: acme.io
+  scope: Namespaced
+  names: {plural: widgets, kind: Widget, singular: widget, shortNames: [wd], categories: [all]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}, scale: {specReplicasPath: .spec.size, statusReplicasPath: .status.size}}
+    additionalPrinterColumns: [{name: Size, type: integer, jsonPath: .spec.size}]
+    schema:
+      openAPIV3Schema:
+        type: object
+        description: A widget for tests.
+        properties:
+          spec:
+            type: object
+            properties:
+              size: {type: integer, maximum: 5, description: How large it is.}
+              mode: {type: string}
+          status: {type: object, properties: {size: {type: integer}}}
+";
+
+const WIDGET: &str = "apiVersion: acme.io/v1\nkind: Widget\nmetadata: {name: w, namespace: default}\nspec: {size: 2}\n";
+
+#[tokio::test]
+async fn kubectl_defines_and_uses_a_kind() {
+    let loopback = Loopback::start().await;
+    let Some(kubectl) = Kubectl::new(&loopback).await else { return };
+    kubectl.file("crd.yaml", DEFINITION);
+    kubectl.file("widget.yaml", WIDGET);
+    let made = kubectl.ok("apply -f crd.yaml").await;
+    assert!(made.contains("customresourcedefinition.apiextensions.k8s.io/widgets.acme.io created"));
+    kubectl.ok("wait --for=condition=established crd/widgets.acme.io --timeout=30s").await;
+    assert!(kubectl.ok("apply -f widget.yaml").await.contains("widget.acme.io/w created"));
+    assert!(kubectl.ok("apply -f widget.yaml").await.contains("unchanged"));
+    let table = kubectl.ok("get wd").await;
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((&rows[0], &rows[1][..2]), (&vec!["NAME", "SIZE"], &["w", "2"][..]));
+    assert!(kubectl.ok("get all").await.contains("widget.acme.io/w"));
+    let explained = kubectl.ok("explain widgets.spec").await;
+    assert!(explained.contains("How large it is."), "{explained}");
+    let size = kubectl.ok("explain widget.spec.size").await;
+    assert!(size.contains("<integer>"), "{size}");
+    kubectl.file("widget.yaml", &WIDGET.replace("size: 2", "size: 3"));
+    let applied = kubectl.ok("apply --server-side -f widget.yaml").await;
+    assert!(applied.contains("widget.acme.io/w serverside-applied"), "{applied}");
+    kubectl.ok("patch widget w --type=merge -p {\"spec\":{\"mode\":\"x\"}}").await;
+    assert_eq!(kubectl.ok("get widget w -o jsonpath={.spec}").await, "{\"mode\":\"x\",\"size\":3}");
+    kubectl.ok("scale widget w --replicas=4").await;
+    assert_eq!(kubectl.ok("get widget w -o jsonpath={.spec.size}").await, "4");
+    kubectl.ok("label widget w a=b").await;
+    assert!(kubectl.ok("get widgets -A -l a=b -o name").await.contains("widget.acme.io/w"));
+    kubectl.file("bad.yaml", &WIDGET.replace("size: 2", "size: 2, odd: 1"));
+    let bad = kubectl.fails("create -f bad.yaml").await;
+    assert!(bad.contains("unknown field \"spec.odd\""), "{bad}");
+    kubectl.file("bad.yaml", &WIDGET.replace("name: w,", "name: v,").replace("size: 2", "size: 9"));
+    let bad = kubectl.fails("create -f bad.yaml").await;
+    assert!(bad.contains("should be less than or equal to 5"), "{bad}");
+    assert!(kubectl.ok("describe widget w").await.contains("Size:  4"));
+    let local = kubectl.ok("get apiservices").await;
+    assert!(local.contains("v1.apps") && local.contains("Local"), "{local}");
+    assert!(kubectl.ok("delete widget w").await.contains("deleted"));
+    assert!(kubectl.ok("delete -f crd.yaml").await.contains("deleted"));
+    let gone = kubectl.fails("get widgets").await;
+    // kubectl may still remember that there was such a kind.
+    assert!(
+        gone.contains("the server doesn't have a resource type")
+            || gone.contains("could not find the requested resource"),
+        "{gone}"
+    );
+    loopback.server.shut_down();
+    loopback.serving.join().await;
+}

@@ -6,9 +6,14 @@
 use machinery::{Status, Toleration};
 use serde_json::{Value, json};
 
-use super::{Operation, Plugin, Review};
+use super::{Operation, Plugin, Review, Step};
 
-pub(super) const PLUGIN: Plugin = Plugin { name: "DefaultTolerationSeconds", stage: 2, admit };
+pub(super) const PLUGIN: Plugin = Plugin {
+    name: "DefaultTolerationSeconds",
+    stage: 14,
+    admit: Step::Now(admit),
+    validate: Step::Nothing,
+};
 
 const NO_EXECUTE: &str = "NoExecute";
 
@@ -49,8 +54,8 @@ mod tests {
     use super::super::tests::created;
     use super::*;
 
-    #[test]
-    fn adds_what_the_pod_does_not_speak_of() {
+    #[tokio::test(start_paused = true)]
+    async fn adds_what_the_pod_does_not_speak_of() {
         let not_ready = json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists",
             "effect": "NoExecute", "tolerationSeconds": 5});
         let other_effect = json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists",
@@ -65,7 +70,7 @@ mod tests {
         ] {
             let before = tolerations.as_array().map_or(0, Vec::len);
             let mut pod = Object(json!({"spec": {"tolerations": tolerations}}));
-            created(&PLUGIN, &POD, &mut pod).unwrap();
+            created(&PLUGIN, &POD, &mut pod).await.unwrap();
             let after = pod.list("/spec/tolerations");
             assert_eq!(after.len() - before, added, "{tolerations}");
             for toleration in &after[before..] {

@@ -7,10 +7,15 @@ use machinery::Status;
 use machinery::kinds::NAMESPACE;
 use serde_json::json;
 
-use super::{Operation, Plugin, Review};
+use super::{Operation, Plugin, Review, Step};
 use crate::status;
 
-pub(super) const PLUGIN: Plugin = Plugin { name: "NamespaceLifecycle", stage: 0, admit };
+pub(super) const PLUGIN: Plugin = Plugin {
+    name: "NamespaceLifecycle",
+    stage: 2,
+    admit: Step::Now(admit),
+    validate: Step::Nothing,
+};
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -51,8 +56,9 @@ mod tests {
     use machinery::{Kind, ObjectKey};
 
     use super::super::Namespace;
+    use super::super::tests::Trial;
     use super::*;
-    use crate::config::{Config, User};
+    use crate::config::User;
 
     fn code(
         operation: Operation,
@@ -63,22 +69,14 @@ mod tests {
         let namespace =
             found.map(|is_terminating| Namespace { key: Vec::new(), revision: 1, is_terminating });
         let key = ObjectKey::new(key.0, key.1);
-        let result = admit(&mut Review {
-            operation,
-            kind,
-            subresource: "",
-            key: &key,
-            object: None,
-            namespace: namespace.as_ref(),
-            old: None,
-            user: &User::new("jane", &[]),
-            config: &Config::default(),
-        });
+        let trial = Trial::new(&User::new("jane", &[]), kind, key, "");
+        let review = trial.review(operation);
+        let result = admit(&mut Review { namespace: namespace.as_ref(), ..review });
         result.map_or_else(|status| status.code, |()| 200)
     }
 
-    #[test]
-    fn refuses_what_could_not_live() {
+    #[tokio::test(start_paused = true)]
+    async fn refuses_what_could_not_live() {
         let create = Operation::Create;
         assert_eq!(code(create, &POD, ("a", "web"), None), 404);
         assert_eq!(code(create, &POD, ("a", "web"), Some(true)), 403);

@@ -5,14 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use machinery::{Kind, Object, Status};
+use machinery::kinds::SERVICE_ACCOUNT;
+use machinery::{Object, ObjectKey, Status};
 
-use super::{Operation, Plugin, Review};
+use super::{Operation, Plugin, Review, Step};
 use crate::authorization::node::node_of;
 use crate::config::User;
 use crate::status;
 
-pub(super) const PLUGIN: Plugin = Plugin { name: "NodeRestriction", stage: 4, admit };
+pub(super) const PLUGIN: Plugin =
+    Plugin { name: "NodeRestriction", stage: 7, admit: Step::Now(admit), validate: Step::Nothing };
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
@@ -37,13 +39,17 @@ const DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
 fn admit(review: &mut Review<'_>) -> Result<(), Status> {
     let Some(node) = node_of(review.user) else { return Ok(()) };
-    if review.operation == Operation::Delete {
-        return Ok(());
-    }
     let refused = |why: String| Err(status::forbidden(review.kind, &review.key.name, &why));
     if node.is_empty() {
         let name = &review.user.name;
         return refused(format!("could not determine node identity from user {name:?}"));
+    }
+    if let (Operation::Delete, Some(old)) = (review.operation, review.old)
+        && review.kind.id == "pods"
+        && old.text("/spec/nodeName") != node
+    {
+        let why = format!("node {node:?} can only delete pods with spec.nodeName set to itself");
+        return refused(why);
     }
     let Some(object) = review.object.as_deref() else { return Ok(()) };
     let wrong = match (review.kind.id, review.subresource, review.old) {
@@ -70,14 +76,23 @@ fn admit(review: &mut Review<'_>) -> Result<(), Status> {
     wrong.map_or(Ok(()), refused)
 }
 
-/// Refuses to let a kubelet delete another node's pod.
-pub(crate) fn check_delete(user: &User, kind: &Kind, old: &Object) -> Result<(), Status> {
+/// Refuses a kubelet a token that is not for a pod of its own node.
+pub(crate) fn check_token(
+    user: &User,
+    account: &ObjectKey,
+    pod: Option<&Object>,
+    pod_uid: &str,
+) -> Result<(), Status> {
     let Some(node) = node_of(user) else { return Ok(()) };
-    if kind.id != "pods" || old.text("/spec/nodeName") == node {
-        return Ok(());
-    }
-    let why = format!("node {node:?} can only delete pods with spec.nodeName set to itself");
-    Err(status::forbidden(kind, old.name(), &why))
+    let why = match pod {
+        None => "node requested token not bound to a pod",
+        Some(_) if pod_uid.is_empty() => "node requested token with a pod binding without a uid",
+        Some(pod) if pod.text("/spec/nodeName") != node => {
+            "node requested token bound to a pod scheduled on a different node"
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(status::forbidden(&SERVICE_ACCOUNT, &account.name, why))
 }
 
 fn new_pod(node: &str, pod: &Object) -> Option<String> {
@@ -145,38 +160,40 @@ fn may_set(label: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use machinery::ObjectKey;
+    use machinery::Kind;
     use machinery::kinds::{LEASE, NODE, POD};
     use serde_json::{Value, json};
 
+    use super::super::tests::Trial;
     use super::*;
-    use crate::config::Config;
+
+    fn kubelet() -> User {
+        User::new("system:node:n-1", &["system:nodes"])
+    }
+
+    /// Whether this user may delete a pod of this node.
+    fn deletes(user: &User, pod: Value) -> bool {
+        let old = Object(pod);
+        let trial = Trial::new(user, &POD, old.key(), "");
+        admit(&mut Review { old: Some(&old), ..trial.review(Operation::Delete) }).is_ok()
+    }
 
     /// Why a kubelet of n-1 may not write this; "" if it may.
     fn refusal(kind: &'static Kind, subresource: &str, new: Value, old: Option<Value>) -> String {
         let (mut object, old) = (Object(new), old.map(Object));
         let key = ObjectKey::new(object.namespace(), object.name());
-        let user = User::new("system:node:n-1", &["system:nodes"]);
         let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-        let result = admit(&mut Review {
-            operation,
-            kind,
-            subresource,
-            key: &key,
-            object: Some(&mut object),
-            namespace: None,
-            old: old.as_ref(),
-            user: &user,
-            config: &Config::default(),
-        });
+        let trial = Trial::new(&kubelet(), kind, key, subresource);
+        let review = trial.review(operation);
+        let result = admit(&mut Review { object: Some(&mut object), old: old.as_ref(), ..review });
         result.map_or_else(
             |status| status.message.split_once("forbidden: ").unwrap().1.to_owned(),
             |()| String::new(),
         )
     }
 
-    #[test]
-    fn a_kubelet_writes_its_own_node() {
+    #[tokio::test(start_paused = true)]
+    async fn a_kubelet_writes_its_own_node() {
         let node = |name: &str, label: &str| json!({"metadata": {"name": name, "labels": {label: "x"}}, "spec": {}});
         let mut tainted = node("n-1", "a");
         tainted["spec"]["taints"] = json!([{"key": "a", "effect": "NoExecute"}]);
@@ -204,8 +221,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_kubelet_tells_the_status_of_its_own_pods() {
+    #[tokio::test(start_paused = true)]
+    async fn a_kubelet_tells_the_status_of_its_own_pods() {
         let pod = |node: &str| {
             json!({"metadata": {"name": "a", "namespace": "default"},
             "spec": {"nodeName": node}})
@@ -219,15 +236,13 @@ mod tests {
         );
         assert_eq!(refusal(&POD, "", mirror, None), "");
         assert!(refusal(&POD, "", pod("n-1"), None).ends_with("can only create mirror pods"));
-        let user = User::new("system:node:n-1", &["system:nodes"]);
-        assert!(check_delete(&user, &POD, &Object(pod("n-1"))).is_ok());
-        assert_eq!(check_delete(&user, &POD, &Object(pod("n-2"))).unwrap_err().code, 403);
-        let other = User::new("jane", &[]);
-        assert!(check_delete(&other, &POD, &Object(pod("n-2"))).is_ok());
+        assert!(deletes(&kubelet(), pod("n-1")));
+        assert!(!deletes(&kubelet(), pod("n-2")));
+        assert!(deletes(&User::new("jane", &[]), pod("n-2")));
     }
 
-    #[test]
-    fn a_kubelet_renews_its_own_lease() {
+    #[tokio::test(start_paused = true)]
+    async fn a_kubelet_renews_its_own_lease() {
         let lease = |namespace: &str, name: &str| json!({"metadata": {"name": name, "namespace": namespace}});
         assert_eq!(refusal(&LEASE, "", lease(LEASES, "n-1"), None), "");
         assert!(

@@ -66,7 +66,7 @@ async fn follow(server: &Arc<ApiServer>) -> Result<(), Status> {
         let Some(Ok(batch)) = batch else { return Ok(()) };
         for event in batch.events {
             if event.is_delete {
-                if let Some(key) = key_of(kind, &event.kv.key) {
+                if let Some(key) = storage_key::parse(kind, &event.kv.key) {
                     view.take(kind, &key);
                 }
             } else {
@@ -90,11 +90,4 @@ async fn next(
         Poll::Pending
     })
     .await
-}
-
-fn key_of(kind: &Kind, key: &[u8]) -> Option<ObjectKey> {
-    let path = std::str::from_utf8(key).ok()?;
-    let path = path.strip_prefix(storage_key::prefix(kind).as_str())?;
-    let (namespace, name) = if kind.namespaced { path.split_once('/')? } else { ("", path) };
-    Some(ObjectKey::new(namespace, name))
 }

@@ -219,9 +219,9 @@ mod tests {
         for (kind, object) in &objects {
             let mut object = object.clone();
             let before = object.clone();
-            (kind.default)(&mut object);
+            kind.set_defaults(&mut object);
             assert_eq!(object, before, "nothing is left to be defaulted");
-            assert_eq!((kind.validate)(&object, None), [], "{}", object.key());
+            assert_eq!(kind.problems(&object, None), [], "{}", object.key());
             assert!(keys.insert((kind.id, object.key())), "{} is there twice", object.key());
         }
         let roles = objects.iter().filter(|(kind, _)| kind.id == CLUSTER_ROLE.id).count();

@@ -11,7 +11,8 @@ use crate::config::User;
 use crate::query::decode_path;
 use crate::server::ApiServer;
 
-const USER: &str = "impersonate-user";
+/// Names as whom a request is made.
+pub(crate) const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";

@@ -135,6 +135,39 @@ pub(crate) async fn policy(server: &ApiServer) -> Result<Arc<Policy>, Status> {
     })
 }
 
+/// Decides without waiting, for expressions: what is known of roles and bindings by now.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    modes: Vec<AuthorizationMode>,
+    policy: Option<Arc<Policy>>,
+}
+
+/// Whoever decides without waiting from here on, about what this user asks.
+pub(crate) async fn judge(server: &ApiServer, user: &User) -> Result<Judge, Status> {
+    let modes = server.config.authorization_modes.clone();
+    let policy = match modes.contains(&AuthorizationMode::Rbac) {
+        true if is_master(user) => server.authorizer.policy(),
+        true => Some(policy(server).await?),
+        false => None,
+    };
+    Ok(Judge { modes, policy })
+}
+
+impl Judge {
+    /// Decides; what a kubelet may do for the pods of its node is not known here.
+    pub(crate) fn decide(&self, user: &User, asked: &Attributes<'_>) -> Verdict {
+        if is_master(user) || self.modes.contains(&AuthorizationMode::AlwaysAllow) {
+            return Verdict::allowed("");
+        }
+        match self.policy.as_ref().map(|policy| policy.allows(user, asked)) {
+            Some(rbac::Answer::Allowed(grant)) => Verdict::allowed(grant.to_string()),
+            Some(rbac::Answer::Denied(_)) | None => {
+                Verdict { is_allowed: false, reason: String::new() }
+            }
+        }
+    }
+}
+
 /// Refuses with 403 what is not allowed.
 pub(crate) async fn authorize(
     server: &ApiServer,

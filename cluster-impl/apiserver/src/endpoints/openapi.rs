@@ -6,18 +6,26 @@ use machinery::{Status, openapi, openapi_v2};
 use crate::accept::media_type;
 use crate::answer::Answer;
 use crate::endpoints::discovery::{tagged, tagged_bytes};
+use crate::server::ApiServer;
 use crate::status;
 
 const JSON: &str = "application/json";
 
 /// `/openapi/v3`: which documents there are.
-pub(crate) fn index(if_none_match: &str) -> Result<Answer, Status> {
-    Ok(tagged(JSON, &openapi::index(), if_none_match))
+pub(crate) fn index(server: &ApiServer, if_none_match: &str) -> Result<Answer, Status> {
+    Ok(tagged(JSON, &openapi::index(&server.customs.documents()), if_none_match))
 }
 
 /// `/openapi/v2`: all of it. There is no protobuf form.
-pub(crate) fn second(accept: &str, if_none_match: &str) -> Result<Answer, Status> {
+pub(crate) fn second(
+    server: &ApiServer,
+    accept: &str,
+    if_none_match: &str,
+) -> Result<Answer, Status> {
     check(accept)?;
+    if let Some(document) = server.customs.second() {
+        return Ok(tagged_bytes(JSON, document.body.clone(), &document.hash, if_none_match));
+    }
     let document = openapi_v2::document();
     Ok(tagged_bytes(JSON, document.body.clone(), &document.hash, if_none_match))
 }
@@ -31,8 +39,15 @@ fn check(accept: &str) -> Result<(), Status> {
 }
 
 /// One document. The hash is part of its URL, so that a client may keep it for ever.
-pub(crate) fn document(path: &str, accept: &str, if_none_match: &str) -> Result<Answer, Status> {
-    let document = openapi::document(path).ok_or_else(status::no_such_path)?;
+pub(crate) fn document(
+    server: &ApiServer,
+    path: &str,
+    accept: &str,
+    if_none_match: &str,
+) -> Result<Answer, Status> {
+    let custom = server.customs.documents();
+    let document = openapi::document(path).or_else(|| custom.get(path));
+    let document = document.ok_or_else(status::no_such_path)?;
     check(accept)?;
     let mut answer = tagged_bytes(JSON, document.body.clone(), &document.hash, if_none_match);
     answer.headers.push((header::CACHE_CONTROL, "public, immutable".to_owned()));

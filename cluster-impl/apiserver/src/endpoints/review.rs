@@ -9,6 +9,7 @@ use crate::answer::{Answer, Content};
 use crate::authorization::{self, Attributes};
 use crate::config::{AuthorizationMode, User};
 use crate::endpoints::discovery::EXTRA;
+use crate::endpoints::token_review;
 use crate::server::ApiServer;
 use crate::{decode, status};
 
@@ -35,6 +36,7 @@ pub(super) async fn answer(
     let mut review = decode::name_kind(body, &api_version, known.kind)?;
     let answer = match plural {
         "selfsubjectreviews" => json!({"userInfo": user_info(user)}),
+        "tokenreviews" => token_review::answer(server, &mut review).await?,
         "selfsubjectrulesreviews" => rules(server, user, &review).await?,
         "selfsubjectaccessreviews" => {
             check_attributes(known.kind, &review)?;
@@ -56,7 +58,7 @@ pub(super) async fn answer(
     Ok(Answer::new(201, Content::Value(review.0)))
 }
 
-fn user_info(user: &User) -> Value {
+pub(crate) fn user_info(user: &User) -> Value {
     let mut info = json!({"username": user.name, "groups": user.groups});
     if !user.uid.is_empty() {
         info["uid"] = user.uid.as_str().into();

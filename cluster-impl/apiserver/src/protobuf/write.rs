@@ -155,6 +155,7 @@ fn one(out: &mut Vec<u8>, number: u64, shape: &Shape, value: &Value) -> Result<(
             bytes(out, number, &STANDARD.decode(text).map_err(|error| error.to_string())?);
         }
         Shape::Int32 | Shape::Int64 => integer(out, number, value.as_i64().ok_or_else(wrong)?),
+        Shape::Own(_) => return Err(wrong()),
         Shape::Bool => integer(out, number, i64::from(value.as_bool().ok_or_else(wrong)?)),
         Shape::Double => {
             varint(out, number << 3 | 1);
@@ -248,6 +249,7 @@ mod tests {
             Shape::Bytes => STANDARD.encode(name).into(),
             Shape::Int32 => (i64::try_from(name.len()).unwrap() - 40).into(),
             Shape::Int64 => (i64::from(i32::MAX) * 5).into(),
+            Shape::Own(_) => return None,
             Shape::Bool => true.into(),
             Shape::Double => json!(0.25),
             Shape::Quantity => "1500m".into(),

@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use env::Sabotage;
+use futures::FutureExt;
 use machinery::{Cause, Condition, Object, ObjectKey, Status, conditions, pod};
 use serde_json::{Map, Value};
 
+use crate::admission::{self, Operation};
 use crate::answer::Answer;
-use crate::commit::{self, Decision};
+use crate::commit::{self, Along, Decision};
 use crate::request::Request;
 use crate::server::ApiServer;
 use crate::{decode, status};
@@ -30,11 +32,18 @@ pub(crate) async fn create(server: &ApiServer, request: &Request) -> Result<Answ
     };
     let key = ObjectKey::new(request.key.namespace.clone(), name);
     check(&body)?;
-    commit::change(server, request, &key, &mut |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(request.kind, &key)) };
-        bind(server, old, &body).map(|new| Decision::Put(Box::new(new)))
-    })
-    .await?;
+    let mut body = body;
+    admission::pass(server, request, Operation::Create, &key, &mut body).await?;
+    let (key, body) = (&key, &body);
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let old = old.ok_or_else(|| status::not_found(request.kind, key))?;
+            let new = bind(server, &old, body)?;
+            Ok(Decision::Put(Box::new(new), Along::default()))
+        }
+        .boxed()
+    };
+    commit::change(server, request, key, &mut decide).await?;
     Ok(Answer::success(201, Value::Null))
 }
 

@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use machinery::kinds::POD_DISRUPTION_BUDGET;
 use machinery::{Condition, LabelSelector, Object, ObjectKey, Status, conditions, pod};
 use serde_json::{Value, json};
 
+use crate::admission::{self, Operation};
 use crate::answer::Answer;
-use crate::commit::{self, Decision};
+use crate::commit::{self, Along, Decision};
 use crate::query::Query;
 use crate::request::Request;
 use crate::selection::Selection;
@@ -41,6 +43,8 @@ pub(crate) async fn create(server: &ApiServer, request: &Request) -> Result<Answ
     if options.dry_run {
         request.set_dry_run();
     }
+    let mut body = body;
+    admission::pass(server, request, Operation::Create, &request.key, &mut body).await?;
     let mut found = None;
     for _ in 0..ATTEMPTS_MAX {
         let pod = read(server, request).await?;
@@ -135,20 +139,24 @@ async fn take_permission(
     let key = budget.key();
     let pod = &request.key.name;
     let write = request.about(&POD_DISRUPTION_BUDGET, &key, "status");
-    let mut decide = |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(&POD_DISRUPTION_BUDGET, &key)) };
-        let allowed = allowed(old)? - 1;
-        let mut new = Object::clone(old);
-        new.set("/status/disruptionsAllowed", allowed);
-        if allowed == 0 {
-            used_up(server, &mut new);
+    let key = &key;
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let old = old.ok_or_else(|| status::not_found(&POD_DISRUPTION_BUDGET, key))?;
+            let allowed = allowed(&old)? - 1;
+            let mut new = Object::clone(&old);
+            new.set("/status/disruptionsAllowed", allowed);
+            if allowed == 0 {
+                used_up(server, &mut new);
+            }
+            let mut disrupted = new.map("/status/disruptedPods").cloned().unwrap_or_default();
+            disrupted.insert(pod.clone(), conditions::seconds(server.env.now()).into());
+            new.set("/status/disruptedPods", disrupted);
+            Ok(Decision::Put(Box::new(new), Along::default()))
         }
-        let mut disrupted = new.map("/status/disruptedPods").cloned().unwrap_or_default();
-        disrupted.insert(pod.clone(), conditions::seconds(server.env.now()).into());
-        new.set("/status/disruptedPods", disrupted);
-        Ok(Decision::Put(Box::new(new)))
+        .boxed()
     };
-    commit::change(server, &write, &key, &mut decide).await?;
+    commit::change(server, &write, key, &mut decide).await?;
     Ok(())
 }
 
@@ -230,18 +238,22 @@ fn being_processed(budget: &str) -> Status {
 async fn delete(server: &ApiServer, request: &Request, options: &Options) -> Result<(), Status> {
     let mut options = options.clone();
     if !request.is_dry_run() {
-        let mut decide = |old: Option<&Arc<Object>>| {
-            let Some(old) = old else { return Err(status::not_found(request.kind, &request.key)) };
-            delete::check_preconditions(request.kind, old, &options)?;
-            let mut new = Object::clone(old);
-            let condition = Condition {
-                name: "DisruptionTarget",
-                status: "True",
-                reason: "EvictionByEvictionAPI",
-                message: "Eviction API: evicting",
-            };
-            conditions::set(&mut new, condition, server.env.now());
-            Ok(Decision::Put(Box::new(new)))
+        let asked = &options;
+        let mut decide = |old: Option<Arc<Object>>| {
+            async move {
+                let old = old.ok_or_else(|| status::not_found(request.kind, &request.key))?;
+                delete::check_preconditions(request.kind, &old, asked)?;
+                let mut new = Object::clone(&old);
+                let condition = Condition {
+                    name: "DisruptionTarget",
+                    status: "True",
+                    reason: "EvictionByEvictionAPI",
+                    message: "Eviction API: evicting",
+                };
+                conditions::set(&mut new, condition, server.env.now());
+                Ok(Decision::Put(Box::new(new), Along::default()))
+            }
+            .boxed()
         };
         let written = commit::change(server, request, &request.key, &mut decide).await?;
         if let Some(revision) = &mut options.resource_version {

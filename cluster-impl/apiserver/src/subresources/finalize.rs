@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use machinery::{Object, Status};
 use serde_json::json;
 
@@ -23,12 +24,16 @@ pub(crate) async fn update(server: &ApiServer, request: &Request) -> Result<Answ
             request.key.name
         )));
     }
-    let mut decide = |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(request.kind, &request.key)) };
-        update::check_preconditions(request.kind, old, &body)?;
-        let mut new = (**old).clone();
-        new.set("/spec/finalizers", json!(body.list("/spec/finalizers")));
-        update::replace(server, request, old, new, Owners::Noted)
+    let body = &body;
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let old = old.ok_or_else(|| status::not_found(request.kind, &request.key))?;
+            update::check_preconditions(request.kind, &old, body)?;
+            let mut new = (*old).clone();
+            new.set("/spec/finalizers", json!(body.list("/spec/finalizers")));
+            update::replace(server, request, &old, new, Owners::Noted).await
+        }
+        .boxed()
     };
     let written = commit::change(server, request, &request.key, &mut decide);
     Ok(Answer::new(200, Content::Object(request.kind, written.await?.stored)))

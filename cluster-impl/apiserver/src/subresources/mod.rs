@@ -5,6 +5,7 @@ mod eviction;
 mod finalize;
 mod pod_parts;
 mod scale;
+mod token;
 
 use machinery::Status;
 
@@ -28,6 +29,10 @@ pub(crate) async fn dispatch(server: &ApiServer, request: &Request) -> Result<An
         ("finalize", Verb::Update) if kind.id == "namespaces" => {
             finalize::update(server, request).await
         }
+        ("token", Verb::Create) if kind.id == "serviceaccounts" => {
+            token::create(server, request).await
+        }
+        ("token", _) if kind.id == "serviceaccounts" => Err(status::method_not_allowed()),
         ("scale", Verb::Get) if kind.has_scale => scale::get(server, request).await,
         ("scale", Verb::Update) if kind.has_scale => scale::update(server, request).await,
         ("scale", Verb::Patch) if kind.has_scale => scale::patch(server, request).await,

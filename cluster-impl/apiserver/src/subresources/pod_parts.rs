@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use machinery::conditions::seconds;
 use machinery::managed_fields::{self, Apply};
 use machinery::patch::apply;
@@ -67,17 +68,21 @@ pub(crate) async fn serve(
         _ => return Err(status::method_not_allowed()),
     };
     let is_apply = media_type(&request.content_type) == patch_verb::APPLY;
-    let mut decide = |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(kind, &request.key)) };
-        let wanted = wanted(old)?;
-        update_verb::check_preconditions(kind, old, &wanted)?;
-        decided(server, request, (part, is_apply), old, &wanted)
+    let wanted = &wanted;
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let old = old.ok_or_else(|| status::not_found(kind, &request.key))?;
+            let wanted = wanted(&old)?;
+            update_verb::check_preconditions(kind, &old, &wanted)?;
+            decided(server, request, (part, is_apply), &old, &wanted).await
+        }
+        .boxed()
     };
     let written = commit::change(server, request, &request.key, &mut decide).await?;
     Ok(Answer::new(200, Content::Object(kind, written.stored)))
 }
 
-fn decided(
+async fn decided(
     server: &ApiServer,
     request: &Request,
     (part, is_apply): (&Part, bool),
@@ -87,7 +92,7 @@ fn decided(
     let kind = request.kind;
     let mut new = Object::clone(old);
     (part.take)(&mut new, wanted);
-    (kind.default)(&mut new);
+    kind.set_defaults(&mut new);
     match is_apply {
         // Who owns what was found out with the rest of what was wanted.
         true => new.set("/metadata/managedFields", wanted.list("/metadata/managedFields").to_vec()),
@@ -97,23 +102,24 @@ fn decided(
         }
     }
     meta::count_generation(kind, old, &mut new);
-    admission::admit(Review {
-        operation: Operation::Update,
-        kind,
-        subresource: &request.subresource,
-        key: &request.key,
+    let mut review = Review {
         object: Some(&mut new),
-        namespace: None,
         old: Some(old),
-        user: &request.user,
-        config: &server.config,
-    })?;
+        ..Review::new(server, request, Operation::Update)
+    };
+    admission::mutate(&mut review).await?;
     let causes = (part.validate)(&new, old);
     if !causes.is_empty() {
         return Err(Status::invalid(kind.group, kind.kind, new.name(), &causes));
     }
+    let review = Review {
+        object: Some(&mut new),
+        old: Some(old),
+        ..Review::new(server, request, Operation::Update)
+    };
+    let along = admission::validate(review).await?;
     managed_fields::keep_times(old, &mut new);
-    Ok(Decision::Put(Box::new(new)))
+    Ok(Decision::Put(Box::new(new), along))
 }
 
 fn take_ephemeral_containers(pod: &mut Object, wanted: &Object) {

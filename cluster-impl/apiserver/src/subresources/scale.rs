@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use machinery::kinds::REPLICATION_CONTROLLER;
 use machinery::managed_fields::Apply;
 use machinery::patch::PatchType;
-use machinery::{Cause, LabelSelector, Object, Status, patch as patches};
+use machinery::{Cause, Kind, LabelSelector, Object, Status, patch as patches};
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
@@ -22,9 +23,9 @@ const API_VERSION: &str = "autoscaling/v1";
 
 /// Reads the scale.
 pub(crate) async fn get(server: &ApiServer, request: &Request) -> Result<Answer, Status> {
-    let kv = commit::read(server, request, &request.key).await?;
+    let kv = commit::read_served(server, request, &request.key).await?;
     let kv = kv.ok_or_else(|| status::not_found(request.kind, &request.key))?;
-    Ok(Answer::value(scale(server.decoded.object(&kv)?.as_ref())))
+    Ok(Answer::value(scale(request.kind, server.decoded.of(request.kind, &kv)?.as_ref())))
 }
 
 /// Replaces the scale.
@@ -69,17 +70,22 @@ async fn apply(
         "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": key.name}, "spec": {},
     });
     if wanted.get("/spec/replicas").is_some() {
-        config["spec"]["replicas"] = replicas(&wanted)?.into();
+        let mut object = Object(config);
+        object.set(wanted_at(kind), replicas(&wanted)?);
+        config = object.0;
     }
-    let mut decide = |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(kind, key)) };
-        update_verb::check_preconditions(kind, old, &wanted)?;
-        let apply = Apply { config: &config, force };
-        let new = patch_verb::merged(server, request, Some(old), apply)?;
-        update_verb::replace(server, request, old, new, Owners::Given)
+    let (wanted, config) = (&wanted, &config);
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let old = old.ok_or_else(|| status::not_found(kind, key))?;
+            update_verb::check_preconditions(kind, &old, wanted)?;
+            let new = patch_verb::merged(server, request, Some(&old), Apply { config, force })?;
+            update_verb::replace(server, request, &old, new, Owners::Given).await
+        }
+        .boxed()
     };
     let written = commit::change(server, request, key, &mut decide).await?;
-    Ok(Answer::value(scale(&written.stored.object()?)))
+    Ok(Answer::value(scale(kind, &written.stored.object()?)))
 }
 
 async fn write(
@@ -88,22 +94,25 @@ async fn write(
     wanted: &(dyn Fn(&Value) -> Result<Object, Status> + Sync),
 ) -> Result<Answer, Status> {
     let key = &request.key;
-    let mut decide = |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(request.kind, key)) };
-        let wanted = wanted(&scale(old))?;
-        update_verb::check_preconditions(request.kind, old, &wanted)?;
-        let mut new = (**old).clone();
-        new.set("/spec/replicas", replicas(&wanted)?);
-        update_verb::replace(server, request, old, new, Owners::Noted)
-            .map(|decision| if is_same(old, &decision) { Decision::Keep } else { decision })
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let old = old.ok_or_else(|| status::not_found(request.kind, key))?;
+            let wanted = wanted(&scale(request.kind, &old))?;
+            update_verb::check_preconditions(request.kind, &old, &wanted)?;
+            let mut new = (*old).clone();
+            new.set(wanted_at(request.kind), replicas(&wanted)?);
+            let done = update_verb::replace(server, request, &old, new, Owners::Noted).await?;
+            Ok(if is_same(&old, &done) { Decision::Keep } else { done })
+        }
+        .boxed()
     };
     let written = commit::change(server, request, key, &mut decide);
     let stored: Stored = written.await?.stored;
-    Ok(Answer::value(scale(&stored.object()?)))
+    Ok(Answer::value(scale(request.kind, &stored.object()?)))
 }
 
 fn is_same(old: &Object, decision: &Decision) -> bool {
-    matches!(decision, Decision::Put(new) if new.get("/spec") == old.get("/spec"))
+    matches!(decision, Decision::Put(new, _) if new.get("/spec") == old.get("/spec"))
 }
 
 fn replicas(scale: &Object) -> Result<i64, Status> {
@@ -126,8 +135,16 @@ fn replicas(scale: &Object) -> Result<i64, Status> {
     }
 }
 
+/// Where a kind says how many replicas are wanted.
+fn wanted_at(kind: &Kind) -> &'static str {
+    let paths = kind.custom.and_then(|custom| custom.scale.as_ref());
+    paths.map_or("/spec/replicas", |paths| paths.wanted.as_str())
+}
+
 /// An object's scale.
-fn scale(object: &Object) -> Value {
+fn scale(kind: &Kind, object: &Object) -> Value {
+    let paths = kind.custom.and_then(|custom| custom.scale.as_ref());
+    let current = paths.map_or("/status/replicas", |paths| paths.current.as_str());
     let mut scale = json!({
         "kind": "Scale", "apiVersion": API_VERSION,
         "metadata": {
@@ -135,10 +152,14 @@ fn scale(object: &Object) -> Value {
             "resourceVersion": object.resource_version(),
             "creationTimestamp": object.text("/metadata/creationTimestamp"),
         },
-        "spec": {"replicas": object.integer("/spec/replicas").unwrap_or_default()},
-        "status": {"replicas": object.integer("/status/replicas").unwrap_or_default()},
+        "spec": {"replicas": object.integer(wanted_at(kind)).unwrap_or_default()},
+        "status": {"replicas": object.integer(current).unwrap_or_default()},
     });
-    if object.kind() == REPLICATION_CONTROLLER.kind {
+    if let Some(paths) = paths {
+        if !paths.selector.is_empty() {
+            scale["status"]["selector"] = object.text(&paths.selector).into();
+        }
+    } else if object.kind() == REPLICATION_CONTROLLER.kind {
         // Its selector is a map of labels.
         let labels = object.map("/spec/selector").into_iter().flatten();
         let mut labels: Vec<String> = labels

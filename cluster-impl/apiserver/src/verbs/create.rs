@@ -5,19 +5,20 @@ use machinery::kinds::{NAMESPACE, SERVICE};
 use machinery::{Kind, Object, ObjectKey, Status, managed_fields, versions};
 use storage::{KeyRange, RangeRequest};
 
-use crate::admission::{self, Operation, Review};
+use crate::admission::{self, Namespace, Operation, Review};
 use crate::answer::{Answer, Content};
 use crate::authorization::escalation;
 use crate::codec::{Stored, encode};
 use crate::commit::{self, Attempt, Tried, Written};
 use crate::request::Request;
 use crate::server::ApiServer;
-use crate::{allocation, decode, meta, signing, status, storage_key};
+use crate::{allocation, custom, decode, meta, signing, status, storage_key};
 
 /// How often a taken name is generated anew, as upstream.
 const NAMES_MAX: usize = 8;
-/// How often a namespace may change under a create.
-const NAMESPACES_MAX: usize = 8;
+/// How often a namespace, or what is written along with the object, may change under a create. Creates that
+/// count against one quota wait for one another in a server, so only those of other servers get in between.
+const ATTEMPTS_MAX: usize = 64;
 /// Letters that are put behind `generateName`, and how long that may be before them.
 const SUFFIX_LETTERS: usize = 5;
 const GENERATE_NAME_MAX: usize = 63 - SUFFIX_LETTERS;
@@ -76,56 +77,45 @@ async fn try_name(
 ) -> Result<Written, Status> {
     let kind = request.kind;
     let key = object.key();
-    for _ in 0..NAMESPACES_MAX {
+    for _ in 0..ATTEMPTS_MAX {
         let namespace = match kind.namespaced {
             true => admission::namespace(server, &key.namespace).await?,
             false => None,
         };
         let mut object = object.clone();
-        (kind.default)(&mut object);
+        kind.set_defaults(&mut object);
         if owners == Owners::Noted {
             let time = seconds(server.env.now());
-            managed_fields::update(
-                versions::stored(kind),
-                request.writer(&time),
-                None,
-                &mut object,
-            );
+            let (stored, writer) = (versions::stored(kind), request.writer(&time));
+            managed_fields::update(stored, writer, None, &mut object);
         }
-        admission::admit(Review {
-            operation: Operation::Create,
-            kind,
-            subresource: "",
-            key: &key,
-            object: Some(&mut object),
-            namespace: namespace.as_ref(),
-            old: None,
-            user: &request.user,
-            config: &server.config,
-        })?;
-        (kind.prepare_create)(&mut object);
+        let mut first = review((server, request), &key, namespace.as_ref(), &mut object);
+        admission::mutate(&mut first).await?;
+        kind.prepare_new(&mut object);
         signing::stamp(&request.user, kind, &mut object);
         if kind.id == SERVICE.id {
             let taken = allocation::taken(server).await?;
             let range = &server.config.service_cluster_ip_range;
             allocation::assign(&server.env, range, &taken, &mut object, None)?;
         }
-        let causes = (kind.validate)(&object, None);
+        let causes = kind.problems(&object, None);
         if !causes.is_empty() {
             return Err(Status::invalid(kind.group, kind.kind, object.name(), &causes));
         }
         escalation::check(server, &request.user, kind, &object, None)?;
+        let last = review((server, request), &key, namespace.as_ref(), &mut object);
+        let mut along = admission::validate(last).await?;
         let value = encode(&object);
+        let put = Some(custom::outgoing(server, kind, &object).await?);
         if request.is_dry_run() {
             return match commit::read(server, request, &key).await? {
                 Some(_) => Err(Status::already_exists(kind.group, kind.plural, &key.name)),
                 None => Ok(written(Stored { value, revision: 0 })),
             };
         }
-        let guard = namespace.map(|namespace| (namespace.key, namespace.revision));
-        let put = Some(value.clone());
+        along.guards.extend(namespace.map(|namespace| (namespace.key, namespace.revision)));
         let change = (None, Some(&object));
-        let attempt = Attempt { key: &key, expected: 0, put, guard, change };
+        let attempt = Attempt { key: &key, expected: 0, put, along, change };
         match commit::attempt(server, request, attempt).await? {
             Tried::Done(revision) => {
                 commit::remember(server, request, &key, object, revision);
@@ -138,6 +128,22 @@ async fn try_name(
         }
     }
     Err(status::conflict(&NAMESPACE, &ObjectKey::new("", key.namespace), "it keeps changing"))
+}
+
+/// A creation, as admission sees it.
+fn review<'r>(
+    (server, request): (&'r ApiServer, &'r Request),
+    key: &'r ObjectKey,
+    namespace: Option<&'r Namespace>,
+    object: &'r mut Object,
+) -> Review<'r> {
+    Review {
+        subresource: "",
+        key,
+        object: Some(object),
+        namespace,
+        ..Review::new(server, request, Operation::Create)
+    }
 }
 
 fn written(stored: Stored) -> Written {

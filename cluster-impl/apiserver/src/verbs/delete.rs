@@ -6,17 +6,19 @@
 use std::sync::Arc;
 
 use env::{Sabotage, Timestamp};
+use futures::FutureExt;
 use machinery::conditions::seconds;
+use machinery::kinds::CUSTOM_RESOURCE_DEFINITION;
 use machinery::{Kind, Object, ObjectKey, Status, pod};
 use serde_json::{Value, json};
 
-use crate::admission::{self, Operation, Review, node_restriction};
+use crate::admission::{self, Operation, Review};
 use crate::answer::{Answer, Content};
-use crate::commit::{self, Decision, Written};
+use crate::commit::{self, Along, Decision, Written};
 use crate::config::Config;
 use crate::request::Request;
 use crate::server::ApiServer;
-use crate::{decode, meta, status};
+use crate::{custom, decode, meta, status};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -79,37 +81,36 @@ pub(crate) async fn delete_object(
     options: &Options,
 ) -> Result<Written, Status> {
     let kind = request.kind;
-    admission::admit(Review {
-        operation: Operation::Delete,
-        kind,
-        subresource: "",
-        key,
-        object: None,
-        namespace: None,
-        old: None,
-        user: &request.user,
-        config: &server.config,
-    })?;
     let now = server.env.now();
-    commit::change(server, request, key, &mut |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(kind, key)) };
-        check_preconditions(kind, old, options)?;
-        node_restriction::check_delete(&request.user, kind, old)?;
-        let (mut old, mut options) = (old.clone(), options.clone());
-        if server.env.sabotaged(Sabotage::FinalizersIgnored) {
-            Arc::make_mut(&mut old).remove("/metadata/finalizers");
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let mut old = old.ok_or_else(|| status::not_found(kind, key))?;
+            check_preconditions(kind, &old, options)?;
+            let mut review = Review {
+                key,
+                subresource: "",
+                old: Some(&old),
+                ..Review::new(server, request, Operation::Delete)
+            };
+            admission::mutate(&mut review).await?;
+            admission::validate(review).await?;
+            let mut options = options.clone();
+            if server.env.sabotaged(Sabotage::FinalizersIgnored) {
+                Arc::make_mut(&mut old).remove("/metadata/finalizers");
+            }
+            if server.env.sabotaged(Sabotage::GraceIgnored) {
+                options.grace_s = Some(0);
+            }
+            let (old, options) = (&old, &options);
+            Ok(if kind.id == "namespaces" {
+                namespace(old, now)
+            } else {
+                self::decide(kind, old, options, now)
+            })
         }
-        if server.env.sabotaged(Sabotage::GraceIgnored) {
-            options.grace_s = Some(0);
-        }
-        let (old, options) = (&old, &options);
-        Ok(if kind.id == "namespaces" {
-            namespace(old, now)
-        } else {
-            decide(kind, old, options, now)
-        })
-    })
-    .await
+        .boxed()
+    };
+    commit::change(server, request, key, &mut decide).await
 }
 
 impl Options {
@@ -225,12 +226,15 @@ fn namespace(old: &Object, now: Timestamp) -> Decision {
     if old.list("/spec/finalizers").is_empty() && meta::finalizers(old).next().is_none() {
         return Decision::Remove(Box::new(new));
     }
-    Decision::Put(Box::new(new))
+    Decision::Put(Box::new(new), Along::default())
 }
 
 /// What comes of deleting an object of any other kind.
 pub(crate) fn decide(kind: &Kind, old: &Object, options: &Options, now: Timestamp) -> Decision {
     let mut new = old.clone();
+    if kind.id == CUSTOM_RESOURCE_DEFINITION.id {
+        custom::mark_terminating(&mut new, now);
+    }
     let is_graceful = match grace(kind, old, options) {
         Grace::Pending => return Decision::Keep,
         Grace::Shortened(grace_s) => {
@@ -254,7 +258,7 @@ pub(crate) fn decide(kind: &Kind, old: &Object, options: &Options, now: Timestam
         meta::bump_generation(&mut new);
     }
     if is_graceful || is_held {
-        Decision::Put(Box::new(new))
+        Decision::Put(Box::new(new), Along::default())
     } else {
         Decision::Remove(Box::new(new))
     }
@@ -340,7 +344,7 @@ mod tests {
         match decision {
             Decision::Keep => "keep".to_owned(),
             Decision::Remove(_) => "remove".to_owned(),
-            Decision::Put(new) => format!(
+            Decision::Put(new, _) => format!(
                 "put {} {} {}",
                 new.integer("/metadata/deletionGracePeriodSeconds").unwrap_or(-1),
                 new.deletion_timestamp().map_or(-1, Timestamp::as_second),

@@ -21,7 +21,7 @@ pub(crate) async fn delete_collection(
     let found = list::everything(server, &selection, None).await?;
     let mut items = Vec::new();
     for kv in &found.kvs {
-        let object = server.decoded.object(kv)?;
+        let object = server.decoded.of(request.kind, kv)?;
         let key = ObjectKey::new(object.namespace(), object.name());
         options.uid = Some(object.uid().to_owned());
         *request.trace.lock().expect("no code panics while it holds the trace") = Trace::default();

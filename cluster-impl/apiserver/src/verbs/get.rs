@@ -9,7 +9,7 @@ use crate::codec::Stored;
 use crate::request::Request;
 use crate::server::ApiServer;
 use crate::verbs::list;
-use crate::{status, storage_key};
+use crate::{custom, status, storage_key};
 
 /// Reads one object.
 pub(crate) async fn get(server: &ApiServer, request: &Request) -> Result<Answer, Status> {
@@ -17,7 +17,8 @@ pub(crate) async fn get(server: &ApiServer, request: &Request) -> Result<Answer,
     let range = KeyRange::key(storage_key::key(request.kind, &request.key));
     let mut asked = RangeRequest::latest(range);
     asked.serializable = oldest.is_some() || server.env.sabotaged(Sabotage::GetFromNearest);
-    let result = list::not_older_than(server, asked, oldest.unwrap_or_default()).await?;
+    let mut result = list::not_older_than(server, asked, oldest.unwrap_or_default()).await?;
+    custom::incoming(server, request.kind, &mut result.kvs).await?;
     let kv = result.kvs.first().ok_or_else(|| status::not_found(request.kind, &request.key))?;
     Ok(Answer::new(200, Content::Object(request.kind, Stored::from(kv))))
 }

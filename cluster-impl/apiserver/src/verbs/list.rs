@@ -13,7 +13,7 @@ use crate::request::Request;
 use crate::selection::Selection;
 use crate::server::ApiServer;
 use crate::verbs::continue_token::ContinueToken;
-use crate::{status, storage_key};
+use crate::{custom, status, storage_key};
 
 /// While a selector narrows a paged list, the store is asked for at least so many keys at once.
 const PAGE_KEYS_MIN: usize = 500;
@@ -90,6 +90,14 @@ pub(crate) async fn everything(
     collect(server, selection, (selection.range(), at), 0).await
 }
 
+/// Everything that a selection's range holds now, as it is stored.
+pub(crate) async fn raw(
+    server: &ApiServer,
+    selection: &Selection,
+) -> Result<Vec<KeyValue>, Status> {
+    Ok(read(server, (selection.range(), At::Latest), 0).await?.kvs)
+}
+
 async fn collect(
     server: &ApiServer,
     selection: &Selection,
@@ -106,7 +114,8 @@ async fn collect(
         };
         let is_first = found.revision == 0;
         let at = if is_first { at } else { At::Exactly(found.revision) };
-        let result = read(server, (range.clone(), at), page).await?;
+        let mut result = read(server, (range.clone(), at), page).await?;
+        custom::incoming(server, selection.kind(), &mut result.kvs).await?;
         if is_first {
             found.revision = if let At::Exactly(pinned) = at { pinned } else { result.revision };
         }
@@ -117,7 +126,9 @@ async fn collect(
             let mut next = kv.key.to_vec();
             next.push(0);
             last = Some(next);
-            if is_everything || selection.matches(server.decoded.object(&kv)?.as_ref()) {
+            if is_everything
+                || selection.matches(server.decoded.of(selection.kind(), &kv)?.as_ref())
+            {
                 found.kvs.push(kv);
             }
             if limit > 0 && found.kvs.len() == limit {

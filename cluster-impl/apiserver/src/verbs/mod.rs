@@ -13,12 +13,14 @@ pub(crate) mod watch;
 use std::sync::Arc;
 
 use machinery::Status;
-use machinery::kinds::{CERTIFICATE_SIGNING_REQUEST, SERVICE};
+use machinery::kinds::{
+    API_SERVICE, CERTIFICATE_SIGNING_REQUEST, CUSTOM_RESOURCE_DEFINITION, SERVICE,
+};
 
 use crate::answer::Answer;
 use crate::request::{Request, Verb};
 use crate::server::ApiServer;
-use crate::{allocation, status, subresources};
+use crate::{allocation, custom, status, subresources};
 
 /// Does what a request asks for.
 pub(crate) async fn dispatch(server: &Arc<ApiServer>, request: &Request) -> Result<Answer, Status> {
@@ -37,11 +39,22 @@ pub(crate) async fn dispatch(server: &Arc<ApiServer>, request: &Request) -> Resu
         let taken = allocation::taken(server).await?;
         request.taken.get_or_init(|| taken);
     }
+    if request.kind.id == CUSTOM_RESOURCE_DEFINITION.id {
+        server.customs.start(server);
+    }
+    // What the server writes itself is no news to it: it would look again for ever.
+    let is_own = request.user.name == "system:apiserver";
+    if request.kind.id == API_SERVICE.id && request.verb.is_write() && !is_own {
+        server.aggregation.wake();
+    }
     match request.verb {
         Verb::Get => get::get(server, request).await,
         Verb::List => list::list(server, request).await,
         Verb::Watch => watch::watch(server, request).await,
-        Verb::Create if request.subresource.is_empty() => create::create(server, request).await,
+        Verb::Create if request.subresource.is_empty() => {
+            custom::check_create(server, request.kind)?;
+            create::create(server, request).await
+        }
         Verb::Update => update::update(server, request).await,
         Verb::Patch => patch::patch(server, request).await,
         Verb::Delete if request.subresource.is_empty() => delete::delete(server, request).await,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use machinery::conditions::seconds;
 use machinery::managed_fields::{self, Apply};
 use machinery::patch::{self as patches, PatchType};
@@ -19,6 +20,8 @@ use crate::{decode, status};
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
                         application/strategic-merge-patch+json, application/apply-patch+yaml";
+const CUSTOM_ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
+                               application/apply-patch+yaml";
 /// The media type of what a manager applies.
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
@@ -72,8 +75,12 @@ pub(crate) fn read(server: &ApiServer, request: &Request) -> Result<Patch, Statu
         }
         return Ok(Patch { form: Form::Apply(force.unwrap_or_default()), body });
     }
+    let is_custom = request.kind.custom.is_some();
     let form = PatchType::from_media_type(&request.content_type)
-        .ok_or_else(|| status::unsupported_media_type(ACCEPTED))?;
+        .filter(|form| !is_custom || *form != PatchType::Strategic)
+        .ok_or_else(|| {
+            status::unsupported_media_type(if is_custom { CUSTOM_ACCEPTED } else { ACCEPTED })
+        })?;
     if force.is_some() {
         let why = "Forbidden: may not be specified for non-apply patch";
         return Err(refused("FieldValueForbidden", why, "force"));
@@ -108,24 +115,27 @@ async fn change(
     body: &Value,
 ) -> Result<Written, Status> {
     let kind = request.kind;
-    commit::change(server, request, &request.key, &mut |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(kind, &request.key)) };
-        let mut served = None;
-        if versions::of(kind).is_some() {
-            versions::from_stored(kind, served.insert((**old).clone()));
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let old = old.ok_or_else(|| status::not_found(kind, &request.key))?;
+            let mut served = None;
+            if versions::of(kind).is_some() {
+                versions::from_stored(kind, served.insert((*old).clone()));
+            }
+            let new = patches::apply(kind, served.as_ref().unwrap_or(&old), form, body)?;
+            if new.kind() != kind.kind || new.api_version() != kind.api_version() {
+                return Err(Status::bad_request("a patch cannot change apiVersion or kind"));
+            }
+            let new = decode::fit(request, new, &[])?;
+            // The patch was applied to the latest object, so only a revision that it brings can differ.
+            if !new.resource_version().is_empty() {
+                update::check_preconditions(kind, &old, &new)?;
+            }
+            update::replace(server, request, &old, new, Owners::Noted).await
         }
-        let new = patches::apply(kind, served.as_ref().unwrap_or(old), form, body)?;
-        if new.kind() != kind.kind || new.api_version() != kind.api_version() {
-            return Err(Status::bad_request("a patch cannot change apiVersion or kind"));
-        }
-        let new = decode::fit(request, new, &[])?;
-        // The patch was applied to the latest object, so only a revision that it brings can differ.
-        if !new.resource_version().is_empty() {
-            update::check_preconditions(kind, old, &new)?;
-        }
-        update::replace(server, request, old, new, Owners::Noted)
-    })
-    .await
+        .boxed()
+    };
+    commit::change(server, request, &request.key, &mut decide).await
 }
 
 /// Applies what a manager wants; what is not there is created.
@@ -137,11 +147,14 @@ async fn apply(
 ) -> Result<Written, Status> {
     let kind = request.kind;
     for _ in 0..TURNS_MAX {
-        let mut decide = |old: Option<&Arc<Object>>| {
-            let Some(old) = old else { return Err(status::not_found(kind, &request.key)) };
-            let new = merged(server, request, Some(old), Apply { config, force })?;
-            update::check_preconditions(kind, old, &new)?;
-            update::replace(server, request, old, new, Owners::Given)
+        let mut decide = |old: Option<Arc<Object>>| {
+            async move {
+                let old = old.ok_or_else(|| status::not_found(kind, &request.key))?;
+                let new = merged(server, request, Some(&old), Apply { config, force })?;
+                update::check_preconditions(kind, &old, &new)?;
+                update::replace(server, request, &old, new, Owners::Given).await
+            }
+            .boxed()
         };
         match commit::change(server, request, &request.key, &mut decide).await {
             Err(missing) if missing.code == 404 && request.subresource.is_empty() => {}

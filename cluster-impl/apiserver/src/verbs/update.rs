@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use env::Sabotage;
+use futures::FutureExt;
 use machinery::conditions::seconds;
 use machinery::{Cause, Kind, Object, ObjectKey, Status, managed_fields, versions};
 
@@ -41,15 +42,19 @@ async fn update_object(
     check_names(&request.key, &body)?;
     let kind = request.kind;
     let is_created = request.subresource.is_empty() && CREATED.contains(&kind.id);
-    let mut decide = |old: Option<&Arc<Object>>| {
-        let Some(old) = old else { return Err(status::not_found(kind, &request.key)) };
-        if !server.env.sabotaged(Sabotage::PreconditionIgnored) {
-            check_preconditions(kind, old, &body)?;
+    let wanted = &body;
+    let mut decide = |old: Option<Arc<Object>>| {
+        async move {
+            let old = old.ok_or_else(|| status::not_found(kind, &request.key))?;
+            if !server.env.sabotaged(Sabotage::PreconditionIgnored) {
+                check_preconditions(kind, &old, wanted)?;
+            }
+            replace(server, request, &old, wanted.clone(), Owners::Noted).await
         }
-        replace(server, request, old, body.clone(), Owners::Noted)
+        .boxed()
     };
-    let written = commit::change(server, request, &request.key, &mut decide);
-    match written.await {
+    let written = commit::change(server, request, &request.key, &mut decide).await;
+    match written {
         Err(missing) if is_created && missing.code == 404 && body.resource_version().is_empty() => {
             create::create_object(server, request, body, Owners::Noted).await
         }
@@ -58,7 +63,7 @@ async fn update_object(
 }
 
 /// What comes of replacing `old` by `new`, as far as the request's subresource reaches.
-pub(crate) fn replace(
+pub(crate) async fn replace(
     server: &ApiServer,
     request: &Request,
     old: &Arc<Object>,
@@ -80,7 +85,7 @@ pub(crate) fn replace(
         new.set("/metadata/namespace", old.namespace());
     }
     meta::carry_over(old, &mut new);
-    (kind.default)(&mut new);
+    kind.set_defaults(&mut new);
     match request.subresource.as_str() {
         "status" => {
             let given = new.remove("/metadata/managedFields");
@@ -100,7 +105,7 @@ pub(crate) fn replace(
         _ => {
             // As upstream, before the server changes anything on its own account.
             note(&mut new);
-            (kind.prepare_update)(&mut new, old);
+            kind.prepare_replaced(&mut new, old);
             if !server.env.sabotaged(Sabotage::GenerationNotCounted) {
                 meta::count_generation(kind, old, &mut new);
             }
@@ -110,28 +115,29 @@ pub(crate) fn replace(
         let range = &server.config.service_cluster_ip_range;
         allocation::assign(&server.env, range, taken, &mut new, Some(old))?;
     }
-    admission::admit(Review {
-        operation: Operation::Update,
-        kind,
-        subresource: &request.subresource,
-        key: &request.key,
+    let mut review = Review {
         object: Some(&mut new),
-        namespace: None,
         old: Some(old),
-        user: &request.user,
-        config: &server.config,
-    })?;
-    let mut causes = (kind.validate)(&new, Some(old));
+        ..Review::new(server, request, Operation::Update)
+    };
+    admission::mutate(&mut review).await?;
+    let mut causes = kind.problems(&new, Some(old));
     causes.extend(signing::validate(kind, &request.subresource, &new, old));
     if !causes.is_empty() {
         return Err(Status::invalid(kind.group, kind.kind, new.name(), &causes));
     }
     escalation::check(server, &request.user, kind, &new, Some(old))?;
+    let review = Review {
+        object: Some(&mut new),
+        old: Some(old),
+        ..Review::new(server, request, Operation::Update)
+    };
+    let along = admission::validate(review).await?;
     if meta::is_released(kind, old, &new) {
         return Ok(Decision::Remove(Box::new(new)));
     }
     managed_fields::keep_times(old, &mut new);
-    Ok(Decision::Put(Box::new(new)))
+    Ok(Decision::Put(Box::new(new), along))
 }
 
 /// Refuses a body that was made for another object or for another state of it.

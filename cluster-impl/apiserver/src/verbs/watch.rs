@@ -26,7 +26,7 @@ use crate::request::Request;
 use crate::selection::Selection;
 use crate::server::{self, ApiServer};
 use crate::verbs::list;
-use crate::{protobuf, status};
+use crate::{custom, protobuf, status};
 
 /// One in so many events is dropped by [`Sabotage::LostWatchEvent`].
 const LOST_EVERY: u64 = 10;
@@ -118,6 +118,50 @@ fn duration(server: &ApiServer, query: &Query) -> Result<Duration, Status> {
     }
 }
 
+/// Whether all states in a batch were stored in the version of this kind.
+fn is_stored_as(kind: &Kind, batch: &WatchBatch) -> bool {
+    let states = batch.events.iter().flat_map(|event| {
+        let now = (!event.is_delete).then_some(&event.kv);
+        now.into_iter().chain(&event.prev)
+    });
+    let mut read = states.map(|kv| serde_json::from_slice::<serde_json::Value>(&kv.value));
+    let wanted = kind.api_version();
+    read.all(|state| state.is_ok_and(|state| state["apiVersion"] == wanted.as_str()))
+}
+
+/// Custom resources in the version that is watched; `None` if that is another by now, or if they cannot
+/// be converted: then the client comes back.
+async fn converted(
+    server: Arc<ApiServer>,
+    kind: &'static Kind,
+    mut batch: WatchBatch,
+) -> Option<WatchBatch> {
+    if kind.custom.is_none() {
+        return Some(batch);
+    }
+    if !server.customs.is_current(kind) {
+        // What happened before the definition changed is told as it was stored, if that is how this
+        // watch knows it; then the watch ends.
+        return is_stored_as(kind, &batch).then_some(batch);
+    }
+    let states = |event: &mut WatchEvent| {
+        let now = (!event.is_delete).then(|| event.kv.clone());
+        now.into_iter().chain(event.prev.clone()).collect::<Vec<_>>()
+    };
+    let mut all: Vec<KeyValue> = batch.events.iter_mut().flat_map(states).collect();
+    custom::incoming(&server, kind, &mut all).await.ok()?;
+    let mut all = all.into_iter();
+    for event in &mut batch.events {
+        if !event.is_delete {
+            event.kv = all.next()?;
+        }
+        if event.prev.is_some() {
+            event.prev = Some(all.next()?);
+        }
+    }
+    Some(batch)
+}
+
 /// One open watch.
 struct Feed {
     server: Arc<ApiServer>,
@@ -196,7 +240,12 @@ impl Feed {
             tokio::select! {
                 biased;
                 batch = self.events.next() => match batch {
-                    Some(Ok(batch)) => self.first = self.told_of(&batch),
+                    Some(Ok(batch)) => {
+                        match converted(self.server.clone(), self.kind, batch).await {
+                            Some(batch) => self.first = self.told_of(&batch),
+                            None => return None,
+                        }
+                    }
                     Some(Err(StoreError::Compacted { asked, oldest })) => {
                         self.expire(asked, oldest);
                     }
@@ -276,7 +325,7 @@ impl Feed {
     }
 
     fn selects(&self, kv: &KeyValue) -> Result<bool, Status> {
-        Ok(self.selection.matches(self.server.decoded.object(kv)?.as_ref()))
+        Ok(self.selection.matches(self.server.decoded.of(self.kind, kv)?.as_ref()))
     }
 
     fn tell(&mut self, out: &mut Vec<u8>, name: &str, stored: &Stored) -> Result<(), Status> {

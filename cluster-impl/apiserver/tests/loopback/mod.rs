@@ -7,11 +7,9 @@ use env::{Env, Task};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
-use rustls::crypto::ring::default_provider;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::RootCertStore;
 use rustls_pki_types::PrivateKeyDer;
-use shakedown_apiserver::{ApiServer, Config, serve};
+use shakedown_apiserver::{ApiServer, Config, Tls, User, serve};
 use storage::memory::MemoryCluster;
 use tokio::net::TcpListener;
 
@@ -33,10 +31,16 @@ pub struct Loopback {
 impl Loopback {
     /// Starts a server on a free port.
     pub async fn start() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    /// Starts a server with these settings on a free port.
+    pub async fn with(config: Config) -> Self {
         let env = Env::os();
         let cluster = MemoryCluster::new(env.clone(), 1);
-        let server = ApiServer::new(env.clone(), cluster.member(0), Config::default());
+        let server = ApiServer::new(env.clone(), cluster.member(0), config);
         let running = env.spawn(server.clone().run());
+        make_account(&env, &server).await;
         let (ca_pem, issuer) = authority();
         let tls = tls(&ca_pem, &issuer);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
@@ -50,12 +54,11 @@ impl Loopback {
 
     /// A certificate and key for a user.
     pub fn certificate(&self, name: &str, groups: &[&str]) -> (String, String) {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names, no wrong names");
-        params.distinguished_name.push(DnType::CommonName, name);
-        for group in groups {
-            params.distinguished_name.push(DnType::OrganizationName, *group);
-        }
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(client(name, groups))
+    }
+
+    /// Has a certificate signed as it is wanted.
+    pub fn sign(&self, params: CertificateParams) -> (String, String) {
         let key = KeyPair::generate().expect("ring makes keys");
         let certificate = params.signed_by(&key, &self.issuer).expect("the issuer can sign");
         (certificate.pem(), key.serialize_pem())
@@ -89,7 +92,36 @@ impl Loopback {
     }
 }
 
-fn authority() -> (String, Issuer<'static, KeyPair>) {
+/// Makes the account that a controller would make, as soon as its namespace is there.
+async fn make_account(env: &Env, server: &Arc<ApiServer>) {
+    let body = r#"{"metadata":{"name":"default"}}"#;
+    for _ in 0..100 {
+        let request = http::Request::post("/api/v1/namespaces/default/serviceaccounts")
+            .header("content-type", "application/json")
+            .body(bytes::Bytes::from_static(body.as_bytes()))
+            .expect("a constant path makes a valid request");
+        let user = User::new("kubernetes-admin", &["system:masters"]);
+        if server.handle(user, request).await.status() == 201 {
+            return;
+        }
+        env.sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the namespace default was never made");
+}
+
+/// The certificate of a user, before it is signed.
+pub fn client(name: &str, groups: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names, no wrong names");
+    params.distinguished_name.push(DnType::CommonName, name);
+    for group in groups {
+        params.distinguished_name.push(DnType::OrganizationName, *group);
+    }
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+/// A certificate authority of its own.
+pub fn authority() -> (String, Issuer<'static, KeyPair>) {
     let mut params = CertificateParams::new(Vec::new()).expect("no names, no wrong names");
     params.distinguished_name.push(DnType::CommonName, "loopback-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -98,7 +130,7 @@ fn authority() -> (String, Issuer<'static, KeyPair>) {
     (certificate.pem(), Issuer::new(params, key))
 }
 
-fn tls(ca_pem: &str, issuer: &Issuer<'static, KeyPair>) -> ServerConfig {
+fn tls(ca_pem: &str, issuer: &Issuer<'static, KeyPair>) -> Tls {
     use rustls_pki_types::CertificateDer;
     use rustls_pki_types::pem::PemObject;
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
@@ -108,18 +140,6 @@ fn tls(ca_pem: &str, issuer: &Issuer<'static, KeyPair>) -> ServerConfig {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("just written");
     roots.add(ca).expect("a certificate authority of our own");
-    let provider = Arc::new(default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .expect("one root is enough");
-    ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring knows TLS 1.2 and 1.3")
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::try_from(key.serialize_der()).expect("just written"),
-        )
-        .expect("the key fits the certificate")
+    let own = PrivateKeyDer::try_from(key.serialize_der()).expect("just written");
+    Tls::new(roots, vec![certificate.der().clone()], own).expect("the key fits the certificate")
 }
