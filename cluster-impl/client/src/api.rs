@@ -240,6 +240,22 @@ impl ApiClient {
         self.send(Method::POST, &path, "application/json", Some(body)).await
     }
 
+    /// Whether somebody may do something; `question` is the `spec` of a SubjectAccessReview.
+    pub async fn is_allowed(&self, question: &Value) -> Result<bool, ApiError> {
+        const PATH: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let review = serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": question,
+        });
+        let answer = self.send(Method::POST, PATH, "application/json", Some(&review)).await?;
+        Ok(answer["status"]["allowed"] == true)
+    }
+
+    /// Posts a review, such as a TokenReview: it is answered at once and never stored.
+    pub async fn review(&self, group: &str, plural: &str, body: &Value) -> Result<Value, ApiError> {
+        let path = format!("/apis/{group}/v1/{plural}");
+        self.send(Method::POST, &path, "application/json", Some(body)).await
+    }
+
     /// Asks for an object's deletion.
     pub async fn delete(
         &self,

@@ -6,7 +6,7 @@
 //! Watches of rare kinds ask for no bookmarks, so that a watch of nothing costs nothing. Whether their
 //! connection still lives they learn from the others: when one of those hears nothing, all begin anew.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +74,16 @@ enum Told {
 /// A watch that ends or is silent for longer than the server's bookmarks allow is resumed from its
 /// last revision; after 410 it lists anew and reports what changed in between.
 pub struct Informer {
+    client: ApiClient,
+    env: Env,
+    silence: Arc<tokio::sync::watch::Sender<()>>,
+    heard: tokio::sync::watch::Receiver<()>,
+    /// How many things were to be watched from the start.
+    initial: usize,
+    /// What was followed later and is not any more, by its place.
+    left: BTreeSet<usize>,
+    /// Dropped, each ends its feed.
+    stops: BTreeMap<usize, futures::channel::oneshot::Sender<()>>,
     watched: Vec<Watched>,
     feeds: SelectAll<BoxStream<'static, (usize, Told)>>,
     view: View,
@@ -88,31 +98,82 @@ impl Informer {
     pub fn new(client: ApiClient, env: Env, watched: Vec<Watched>) -> Self {
         let (silence, heard) = tokio::sync::watch::channel(());
         let silence = Arc::new(silence);
-        let feeds = watched.iter().cloned().enumerate().map(|(index, watched)| {
-            let label = format!("informer/{}", watched.kind.id);
-            let feed = Feed {
-                client: client.clone(),
-                backoff: env.backoff(&label, BACKOFF_FIRST, BACKOFF_MAX),
-                env: env.clone(),
-                watched,
-                state: State::Relist,
-                silence: silence.clone(),
-                heard: heard.clone(),
-            };
-            futures::stream::unfold(feed, move |mut feed| async move {
-                let told = feed.next().await;
-                Some(((index, told), feed))
-            })
-            .boxed()
-        });
-        let feeds = futures::stream::select_all(feeds);
-        Self {
-            watched,
-            feeds,
+        let mut informer = Self {
+            initial: watched.len(),
+            watched: Vec::with_capacity(watched.len()),
+            feeds: SelectAll::new(),
             view: View::default(),
             listed: BTreeSet::new(),
+            left: BTreeSet::new(),
+            stops: BTreeMap::new(),
             pending: VecDeque::new(),
             keeps_gone: env.sabotaged(Sabotage::RelistKeepsGone),
+            client,
+            env,
+            silence,
+            heard,
+        };
+        for watched in watched {
+            informer.add(watched);
+        }
+        informer
+    }
+
+    fn add(&mut self, watched: Watched) {
+        let index = self.watched.len();
+        self.watched.push(watched.clone());
+        let label = format!("informer/{}", watched.kind.id);
+        let feed = Feed {
+            client: self.client.clone(),
+            backoff: self.env.backoff(&label, BACKOFF_FIRST, BACKOFF_MAX),
+            env: self.env.clone(),
+            watched,
+            state: State::Relist,
+            silence: self.silence.clone(),
+            heard: self.heard.clone(),
+        };
+        let (stop, stopped) = futures::channel::oneshot::channel::<()>();
+        self.stops.insert(index, stop);
+        let told = futures::stream::unfold(feed, move |mut feed| async move {
+            let told = feed.next().await;
+            Some(((index, told), feed))
+        });
+        self.feeds.push(told.take_until(stopped).boxed());
+    }
+
+    /// Follows a kind that came up later, such as a custom one; nothing if it is followed already.
+    /// A kind of the same id that is followed is followed no more.
+    pub fn follow(&mut self, watched: Watched) {
+        let same = self.live(watched.kind.id);
+        if same.iter().any(|index| std::ptr::eq(self.watched[*index].kind, watched.kind)) {
+            return;
+        }
+        self.stop(watched.kind.id);
+        self.add(watched);
+    }
+
+    /// Follows a kind no more, and forgets its objects.
+    pub fn leave(&mut self, id: &str) {
+        let kind = self.live(id).first().map(|index| self.watched[*index].kind);
+        let Some(kind) = kind else { return };
+        self.stop(id);
+        let keys: Vec<ObjectKey> = self.view.all(kind).map(|object| object.key()).collect();
+        for key in keys {
+            self.take(kind, &key);
+        }
+    }
+
+    /// The places of a kind that is followed.
+    fn live(&self, id: &str) -> Vec<usize> {
+        let is_it =
+            |index: &usize| self.watched[*index].kind.id == id && !self.left.contains(index);
+        (0..self.watched.len()).filter(is_it).collect()
+    }
+
+    fn stop(&mut self, id: &str) {
+        for place in self.live(id) {
+            self.left.insert(place);
+            self.stops.remove(&place);
         }
     }
 
@@ -125,7 +186,7 @@ impl Informer {
 
     /// Whether every kind was listed once.
     pub fn has_synced(&self) -> bool {
-        self.listed.len() == self.watched.len()
+        self.listed.len() >= self.initial
     }
 
     /// The next change, already in the view. Cancel-safe.
@@ -153,6 +214,10 @@ impl Informer {
             // An informer of nothing has nothing to tell, ever.
             return std::future::pending().await;
         };
+        // What a feed said before it was left is of no interest any more.
+        if self.left.contains(&index) {
+            return;
+        }
         let kind = self.watched[index].kind;
         match told {
             Told::Listed(objects) => {
@@ -426,6 +491,32 @@ mod tests {
             }
         }
         assert_eq!(seen, ["a 3->6"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_that_comes_up_later_is_followed_and_left_again() {
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let uri = request.uri().to_string();
+            let body = match (uri.contains("watch=true"), uri.contains("/secrets")) {
+                (true, _) => BodyExt::boxed(StreamBody::new(futures::stream::pending())),
+                (_, true) => Full::new(bytes::Bytes::from(list(7, &[map("s", 7)]).1)).boxed(),
+                _ => Full::new(bytes::Bytes::from(list(5, &[]).1)).boxed(),
+            };
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let client = ApiClient::new(vec![kube::Client::new(service, "default")]);
+        let mut informer = Informer::new(client, env(), vec![Watched::all(&CONFIG_MAP)]);
+        informer.sync().await;
+        for _ in 0..2 {
+            informer.follow(Watched::rare(&SECRET));
+        }
+        assert_eq!(told(&informer.next().await), "s -->7");
+        informer.leave(SECRET.id);
+        assert_eq!(told(&informer.next().await), "s 7->-");
+        let quiet = tokio::time::timeout(SILENCE_MAX * 3, informer.next()).await;
+        assert!(quiet.is_err(), "nothing more is told");
+        informer.follow(Watched::rare(&SECRET));
+        assert_eq!(told(&informer.next().await), "s -->7");
     }
 
     #[tokio::test(start_paused = true)]

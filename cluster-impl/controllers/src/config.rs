@@ -1,8 +1,12 @@
 //! What the flags of kube-controller-manager set, with the documented defaults.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use apiclient::ElectorConfig;
+use machinery::signing::SigningKey;
+
+use crate::certificates::Authority;
 
 /// The flags, by Kubernetes' names.
 #[derive(Debug, Clone)]
@@ -29,6 +33,13 @@ pub struct Config {
     pub node_cidr_mask_size: u8,
     /// `--terminated-pod-gc-threshold`
     pub terminated_pod_gc_threshold: usize,
+    /// `--root-ca-file`: the authority that is published in every namespace and put into Secrets with
+    /// tokens, as PEM; `None` for none.
+    pub root_ca: Option<String>,
+    /// `--cluster-signing-cert-file` and its key: who signs certificates; nobody if absent.
+    pub authority: Option<Authority>,
+    /// `--service-account-private-key-file`: what signs tokens in Secrets; nothing if absent.
+    pub service_account_key: Option<Arc<SigningKey>>,
     /// `--min-resync-period`: how often every object is looked at again without a reason.
     pub min_resync_period: Duration,
 }
@@ -48,6 +59,9 @@ impl Config {
             cluster_cidr: "10.244.0.0/16".to_owned(),
             node_cidr_mask_size: 24,
             terminated_pod_gc_threshold: 12_500,
+            root_ca: None,
+            authority: None,
+            service_account_key: None,
             min_resync_period: Duration::from_secs(12 * 3600),
         }
     }

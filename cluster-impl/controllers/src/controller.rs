@@ -103,6 +103,15 @@ pub enum Write {
         /// The object.
         object: Object,
     },
+    /// Replaces an object through a subresource such as `approval`.
+    UpdatePart {
+        /// Its kind.
+        kind: &'static Kind,
+        /// The object.
+        object: Object,
+        /// The subresource.
+        subresource: &'static str,
+    },
     /// Changes part of an object.
     Patch {
         /// Its kind.
@@ -136,11 +145,29 @@ pub enum Write {
         /// What is then done.
         write: Box<Write>,
     },
+    /// Does a write only if the API server says that somebody else may do something.
+    IfAllowed {
+        /// The `spec` of a SubjectAccessReview.
+        question: Value,
+        /// What is then done.
+        write: Box<Write>,
+    },
     /// Takes the last finalizer from a namespace if the API server lists nothing in it; else deletes
     /// what it lists and looks again later.
     Finalize {
         /// The namespace, with its finalizers as they should become.
         namespace: Object,
+    },
+    /// Counts what is used of a quota, as the API server lists it, and writes it into its status.
+    ///
+    /// A view would not do: it may show the quota as it is after an object was created, and not the
+    /// object. Here the quota is read first, so whatever it counts already is listed, and whatever is
+    /// created later changes the quota, and the write is refused.
+    Recount {
+        /// The quota.
+        quota: ObjectKey,
+        /// The time by which pods may be past their grace.
+        now: Timestamp,
     },
     /// Writes that have nothing to do with one another, in groups: some go at the same time, each in its
     /// own order, and one that fails leaves the rest of its own group only.

@@ -12,7 +12,7 @@ use apiclient::{ApiClient, Elector, EventRecorder, Informed, Informer, Watched};
 use env::{Backoff, Env, Sabotage};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use machinery::{View, kinds};
+use machinery::{View, custom, kinds};
 
 use crate::controller::{Controller, DecideCx};
 use crate::execute::{Outcome, execute};
@@ -43,6 +43,17 @@ pub async fn run(env: Env, client: ApiClient, config: Config) {
     tracing::warn!("leadership lost");
 }
 
+/// Follows what a definition defines, for as long as it does.
+fn follow_custom(informer: &mut Informer, change: &Informed) {
+    if change.kind.id != kinds::CUSTOM_RESOURCE_DEFINITION.id {
+        return;
+    }
+    match change.new.as_ref().and_then(|definition| custom::preferred(definition)) {
+        Some(kind) => informer.follow(Watched::rare(kind)),
+        None => informer.leave(&change.key.name),
+    }
+}
+
 /// Runs all controllers for ever.
 async fn lead(env: Env, client: ApiClient, config: Config) {
     let controllers = loops::all(&config);
@@ -54,11 +65,17 @@ async fn lead(env: Env, client: ApiClient, config: Config) {
     informer.sync().await;
     let mut driver = Driver::new(env, client, config, controllers);
     driver.begin(&mut informer);
+    for kind in custom::of_view(informer.view()) {
+        informer.follow(Watched::rare(kind));
+    }
     loop {
         let until_due = driver.until_due();
         tokio::select! {
             biased;
-            change = informer.next() => driver.changed(informer.view(), &change, false),
+            change = informer.next() => {
+                follow_custom(&mut informer, &change);
+                driver.changed(informer.view(), &change, false);
+            }
             Some((turn, outcome)) = driver.in_flight.next() => driver.done(turn, outcome),
             () = &mut driver.recording => driver.record_next(),
             () = until_due => driver.turn(informer.view()),
@@ -240,7 +257,7 @@ impl Driver {
 
     /// Shows the controllers everything again, in case something was missed.
     fn begin_again(&mut self, view: &View) {
-        for kind in kinds::ALL.iter().copied() {
+        for kind in kinds::ALL.iter().copied().chain(custom::of_view(view)) {
             for object in view.all(kind) {
                 let (old, new) = (Some(object.clone()), Some(object.clone()));
                 self.changed(view, &Informed { kind, key: object.key(), old, new }, false);

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use apiclient::{ApiClient, ApiError, DeleteOptions, ListOptions};
+use env::Timestamp;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{self, StreamExt};
-use machinery::kinds::NAMESPACE;
-use machinery::{Kind, Object, ObjectKey, kinds};
+use machinery::kinds::{NAMESPACE, RESOURCE_QUOTA};
+use machinery::{Kind, Object, ObjectKey, custom, kinds, quota};
 
 use crate::expectations::Expected;
 use crate::{Guard, Note, Write};
@@ -170,6 +171,16 @@ async fn one(client: &ApiClient, write: Write, outcome: &mut Outcome) -> Result<
             let answer = client.update_status(kind, &object).await;
             settle(kind, answer, outcome)
         }
+        Write::UpdatePart { kind, object, subresource } => {
+            let answer = client.update_subresource(kind, &object, subresource).await;
+            settle(kind, answer, outcome)
+        }
+        Write::IfAllowed { question, write } => {
+            if !client.is_allowed(&question).await? {
+                return Ok(());
+            }
+            Box::pin(one(client, *write, outcome)).await
+        }
         Write::Patch { kind, key, subresource, how, patch } => {
             let answer = client.patch(kind, &key, subresource, (how, &patch)).await;
             settle(kind, answer, outcome)
@@ -188,6 +199,7 @@ async fn one(client: &ApiClient, write: Write, outcome: &mut Outcome) -> Result<
             }
         }
         Write::Finalize { namespace } => finalize(client, &namespace, outcome).await,
+        Write::Recount { quota, now } => recount(client, &quota, now, outcome).await,
         Write::Apart(groups) => apart(client, groups, outcome).await,
         Write::Event(note) => {
             outcome.notes.push(note);
@@ -251,7 +263,10 @@ async fn finalize(
     outcome: &mut Outcome,
 ) -> Result<(), ApiError> {
     let mut left = 0;
-    for kind in kinds::ALL.iter().copied().filter(|kind| kind.namespaced) {
+    let definitions = &kinds::CUSTOM_RESOURCE_DEFINITION;
+    let (_, definitions) = client.list(definitions, &ListOptions::default()).await?;
+    let own = definitions.iter().filter_map(custom::preferred);
+    for kind in kinds::ALL.iter().copied().chain(own).filter(|kind| kind.namespaced) {
         let options = ListOptions { namespace: namespace.name().to_owned(), ..Default::default() };
         let (_, objects) = client.list(kind, &options).await?;
         left += objects.len();
@@ -283,4 +298,36 @@ async fn finalize(
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Counts what is used of a quota. The quota is read before what it counts; see [`Write::Recount`].
+async fn recount(
+    client: &ApiClient,
+    key: &ObjectKey,
+    now: Timestamp,
+    outcome: &mut Outcome,
+) -> Result<(), ApiError> {
+    let options = ListOptions { namespace: key.namespace.clone(), ..Default::default() };
+    let (_, quotas) = client.list(&RESOURCE_QUOTA, &options).await?;
+    let Some(mut found) = quotas.into_iter().find(|quota| quota.name() == key.name) else {
+        return Ok(());
+    };
+    let mut objects = Vec::new();
+    for kind in quota::counted(&found) {
+        let (_, listed) = client.list(kind, &options).await?;
+        objects.extend(listed.into_iter().map(|object| (kind, object)));
+    }
+    let objects = objects.iter().map(|(kind, object)| (*kind, object));
+    let status = quota::status(&found, objects, now);
+    if found.get("/status").is_some_and(|known| quota::is_same_status(known, &status)) {
+        return Ok(());
+    }
+    found.set("/status", status);
+    let answer = client.update_status(&RESOURCE_QUOTA, &found).await;
+    if answer.as_ref().is_err_and(ApiError::is_conflict) {
+        // Somebody has just taken or given something: that is no failure, but what was counted is old.
+        outcome.again = true;
+        return Ok(());
+    }
+    settle(&RESOURCE_QUOTA, answer, outcome)
 }

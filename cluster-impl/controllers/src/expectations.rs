@@ -177,7 +177,8 @@ fn is_written(seen: &BTreeMap<&'static str, i64>, kind: &str, revision: i64) -> 
 }
 
 fn is_deleted(view: &View, (kind, key): &Thing, uid: &str, revision: i64) -> bool {
-    let kind = kinds::ALL.iter().find(|known| known.id == *kind);
+    let known = kinds::ALL.iter().copied().find(|known| known.id == *kind);
+    let kind = known.or_else(|| machinery::custom::by_id(view, kind));
     kind.and_then(|kind| view.get(kind, key))
         .is_none_or(|object| object.uid() != uid || object.revision() > revision)
 }

@@ -4,6 +4,7 @@
 //! driver stands for election, fences and executes all writes in one place, and decides nothing itself.
 //! Invariant: a controller is not asked about a key again before the view shows its own last writes.
 
+pub mod certificates;
 mod config;
 mod controller;
 mod driver;

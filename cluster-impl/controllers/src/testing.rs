@@ -13,7 +13,7 @@ use std::time::Duration;
 use apiclient::Informed;
 use env::{Sabotage, Timestamp};
 use machinery::kinds::{self, NODE, POD};
-use machinery::{Kind, Object, ObjectKey, View};
+use machinery::{Kind, Object, ObjectKey, View, quota};
 use serde_json::{Value, json};
 
 use crate::queue::Queue;
@@ -66,6 +66,12 @@ impl World {
     /// Changes the world from outside, as seen now.
     pub fn see(&mut self, text: &str) {
         self.put_all(text);
+        self.settle(false);
+    }
+
+    /// Puts an object there, as seen now.
+    pub fn see_object(&mut self, kind: &'static Kind, object: Object) {
+        self.put(kind, object);
         self.settle(false);
     }
 
@@ -308,13 +314,43 @@ impl World {
                     self.line("guarded");
                 }
             }
+            Write::UpdatePart { kind, object, subresource } => {
+                let mut known = self.current(kind, &object);
+                self.line(&format!("{subresource} {}", name(kind, &object)));
+                known.set("/status", object.get("/status").cloned().unwrap_or_default());
+                self.put(kind, known);
+            }
+            Write::IfAllowed { question, write } => {
+                let asked = |member: &str| question["resourceAttributes"][member].as_str();
+                let (resource, part) = (asked("resource"), asked("subresource"));
+                self.line(&format!("if allowed {}/{}", resource.unwrap(), part.unwrap()));
+                self.apply(*write);
+            }
             Write::Finalize { namespace } => {
                 self.line(&format!("finalize {}", namespace.name()));
                 self.take(&kinds::NAMESPACE, &namespace.key());
             }
+            Write::Recount { quota, now } => self.recount(&quota, now),
             Write::Event(note) => {
                 self.line(&format!("event {} {}", note.reason, note.about.name()))
             }
+        }
+    }
+
+    fn recount(&mut self, key: &ObjectKey, now: Timestamp) {
+        let found = self.view.get(&kinds::RESOURCE_QUOTA, key).expect("the quota exists");
+        let mut found = Object::clone(found);
+        let counted = quota::counted(&found);
+        let objects = counted.into_iter().flat_map(|kind| {
+            self.view.in_namespace(kind, &key.namespace).map(move |object| (kind, &**object))
+        });
+        let status = quota::status(&found, objects, now);
+        if found.get("/status").is_some_and(|known| quota::is_same_status(known, &status)) {
+            self.line(&format!("counted {key}"));
+        } else {
+            self.line(&format!("count {key} {}", status["used"]));
+            found.set("/status", status);
+            self.put(&kinds::RESOURCE_QUOTA, found);
         }
     }
 

@@ -8,14 +8,14 @@
 //! ```
 //!
 //! An owner is its uid. One that the view does not show is looked up at the API server before anything
-//! is deleted. An owner of a kind that is not registered counts as present: nobody can tell.
+//! is deleted. An owner of a kind that nobody serves counts as present: nobody can tell.
 
 use std::sync::Arc;
 
 use apiclient::Informed;
 use env::Sabotage;
 use machinery::kinds::{self, EVENT};
-use machinery::{Kind, Object, ObjectKey, OwnerReference, View};
+use machinery::{Kind, Object, ObjectKey, OwnerReference, View, custom};
 use serde_json::Value;
 
 use super::replica_set::release;
@@ -87,7 +87,7 @@ impl Controller for GarbageCollector {
     }
 
     fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {
-        let (Some(kind), Some(object)) = (kind_of(key), find(view, key)) else {
+        let (Some(kind), Some(object)) = (kind_of(view, key), find(view, key)) else {
             return Decision::settled();
         };
         if object.is_terminating() {
@@ -138,7 +138,9 @@ enum Owner {
 }
 
 fn state(view: &View, object: &Object, owner: &OwnerReference, cx: &DecideCx<'_>) -> Owner {
-    let Some(kind) = Kind::by_name(&owner.api_version, &owner.kind) else { return Owner::Present };
+    let kind = Kind::by_name(&owner.api_version, &owner.kind);
+    let kind = kind.or_else(|| custom::by_name(view, &owner.api_version, &owner.kind));
+    let Some(kind) = kind else { return Owner::Present };
     if kind.id == EVENT.id {
         return Owner::Present;
     }
@@ -188,7 +190,7 @@ fn finish(view: &View, kind: &'static Kind, object: &Arc<Object>, cx: &DecideCx<
     let dependents: Vec<_> = cx
         .index
         .dependents(object.uid())
-        .filter_map(|key| Some((kind_of(key)?, find(view, key)?)))
+        .filter_map(|key| Some((kind_of(view, key)?, find(view, key)?)))
         .collect();
     if has_finalizer(object, &[ORPHAN]) {
         let mut writes: Vec<_> = dependents
@@ -233,12 +235,13 @@ fn has_finalizer(object: &Object, finalizers: &[&str]) -> bool {
         .any(|known| finalizers.iter().any(|finalizer| known == *finalizer))
 }
 
-fn kind_of(key: &Key) -> Option<&'static Kind> {
-    kinds::ALL.iter().copied().find(|kind| kind.id == key.what)
+fn kind_of(view: &View, key: &Key) -> Option<&'static Kind> {
+    let known = kinds::ALL.iter().copied().find(|kind| kind.id == key.what);
+    known.or_else(|| custom::by_id(view, key.what))
 }
 
 fn find<'v>(view: &'v View, key: &Key) -> Option<&'v Arc<Object>> {
-    view.get(kind_of(key)?, &key.object)
+    view.get(kind_of(view, key)?, &key.object)
 }
 
 #[cfg(test)]
@@ -266,6 +269,23 @@ mod tests {
         check("rs/a; pod/p owner=rs/a", "rs/a /metadata/uid=other", "delete pods/p Background");
         let foreign = r#"/metadata/ownerReferences=[{"apiVersion":"x/v1","kind":"X","name":"x","uid":"x"}]"#;
         check(&format!("pod/p {foreign}"), "", "");
+    }
+
+    #[test]
+    fn an_owner_of_a_custom_kind_is_looked_up_once_somebody_defines_it() {
+        let definition = concat!(
+            r#"crd/gears.acme.io /spec={"group":"acme.io","scope":"Namespaced","#,
+            r#""versions":[{"name":"v1","served":true,"storage":true,"#,
+            r#""schema":{"openAPIV3Schema":{"type":"object"}}}]} "#,
+            r#"/status={"acceptedNames":{"plural":"gears","kind":"Gear","singular":"gear","#,
+            r#""listKind":"GearList"},"conditions":[{"type":"Established","status":"True"}]}"#,
+        );
+        let owned = concat!(
+            r#"pod/p /metadata/ownerReferences=[{"apiVersion":"acme.io/v1","kind":"Gear","#,
+            r#""name":"g","uid":"g"}]"#,
+        );
+        check(owned, "", "");
+        check(&format!("{definition}; {owned}"), "", "delete pods/p Background");
     }
 
     #[test]

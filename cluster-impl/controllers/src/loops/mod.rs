@@ -17,15 +17,23 @@ macro_rules! registry {
 }
 
 registry! {
+    csr_approving::CsrApproving,
+    csr_cleaner::CsrCleaner,
+    csr_signing::CsrSigning,
     deployment::DeploymentController,
     garbage_collector::GarbageCollector,
     namespace::NamespaceController,
     node_ipam::NodeIpam,
     node_lifecycle::NodeLifecycle,
     pod_gc::PodGc,
+    pv_protection::PvProtection,
+    pvc_protection::PvcProtection,
     replica_set::ReplicaSetController,
+    resource_quota::ResourceQuotaController,
+    root_ca_cert_publisher::RootCaCertPublisher,
     service_account::ServiceAccountController,
     taint_eviction::TaintEviction,
+    token::TokenController,
 }
 
 /// Whether the labels of `object` match `spec.selector` of `owner`. An empty selector owns nothing.

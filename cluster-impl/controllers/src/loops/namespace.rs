@@ -12,7 +12,7 @@ use std::time::Duration;
 use apiclient::Informed;
 use env::Sabotage;
 use machinery::kinds::{self, EVENT, NAMESPACE};
-use machinery::{Kind, Object, ObjectKey, View};
+use machinery::{Kind, Object, ObjectKey, View, custom};
 
 use crate::{Config, Controller, DecideCx, Decision, Key, Write};
 
@@ -74,7 +74,8 @@ impl Controller for NamespaceController {
         }
         let mut decision = Decision::default();
         let mut is_empty = true;
-        for kind in contents() {
+        let own = custom::of_view(view).into_iter().filter(|kind| kind.namespaced);
+        for kind in contents().chain(own) {
             for object in view.in_namespace(kind, namespace.name()) {
                 is_empty = false;
                 if !object.is_terminating() {
