@@ -5,6 +5,7 @@
 //! server once, so a kubelet without an API server leaves everything running; containers belong to
 //! the runtime and outlive the kubelet, which finds them again by their labels.
 
+pub mod access;
 mod backoff;
 mod decide;
 mod environment;
@@ -16,15 +17,17 @@ mod pod_spec;
 mod reports;
 pub mod runtime;
 pub mod runtimes;
+pub mod server;
 mod status;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use apiclient::{ApiClient, EventRecorder};
 use env::Env;
+use machinery::Object;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -66,8 +69,12 @@ pub struct Config {
     pub dns: ClusterDns,
     /// Lays the pod network on a real node; a simulated one needs none.
     pub network: Option<Arc<dyn PodNetwork>>,
+    /// The port of its own server, as its Node tells it.
+    pub port: u16,
     /// Tells others how the kubelet is.
     pub health: Health,
+    /// Tells others which pods it has.
+    pub pods: Pods,
 }
 
 impl Config {
@@ -86,7 +93,9 @@ impl Config {
             runtime_grace: Duration::from_secs(30),
             dns: ClusterDns::default(),
             network: None,
+            port: server::PORT,
             health: Health::default(),
+            pods: Pods::default(),
         }
     }
 }
@@ -118,6 +127,38 @@ impl Health {
     pub(crate) fn set(&self, silent_since: Option<Instant>) {
         *self.state.lock().expect("no code panics while it holds the state") =
             Some(HealthState { silent_since });
+    }
+}
+
+/// The pods of a kubelet as the API has them, by uid. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Pods {
+    all: Arc<Mutex<BTreeMap<String, Arc<Object>>>>,
+}
+
+impl Pods {
+    /// The pod of this name; of several, the latest that is not terminating.
+    pub(crate) fn named(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        let all = self.lock();
+        let named = all.values().filter(|pod| (pod.namespace(), pod.name()) == (namespace, name));
+        named.max_by_key(|pod| (!pod.is_terminating(), pod.uid())).cloned()
+    }
+
+    /// All of them, in order of uid.
+    pub(crate) fn all(&self) -> Vec<Arc<Object>> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn insert(&self, pod: &Arc<Object>) {
+        self.lock().insert(pod.uid().to_owned(), pod.clone());
+    }
+
+    pub(crate) fn remove(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Object>>> {
+        self.all.lock().expect("no code panics while it holds the pods")
     }
 }
 

@@ -137,6 +137,7 @@ impl MainLoop {
     }
 
     fn pod_there(&mut self, pod: Arc<Object>, informer: &Informer) {
+        self.cx.config.pods.insert(&pod);
         let is_late = pod.deletion_timestamp().is_some_and(|at| at < self.cx.env.now());
         if is_late && self.cx.env.sabotaged(Sabotage::LateDeletionIgnored) {
             return;
@@ -153,8 +154,9 @@ impl MainLoop {
         if self.cx.env.sabotaged(Sabotage::DeletedPodKept) {
             return;
         }
-        if let Some(handle) = self.workers.get(pod.uid()) {
-            handle.wishes.send_replace(Wish { pod, gone: true });
+        match self.workers.get(pod.uid()) {
+            Some(handle) => drop(handle.wishes.send_replace(Wish { pod, gone: true })),
+            None => self.cx.config.pods.remove(pod.uid()),
         }
     }
 
@@ -172,6 +174,7 @@ impl MainLoop {
 
     fn worker_ended(&mut self, uid: &str) {
         self.workers.remove(uid);
+        self.cx.config.pods.remove(uid);
         self.cx.statuses.forget(uid);
     }
 

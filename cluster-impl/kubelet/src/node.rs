@@ -273,7 +273,7 @@ pub(crate) fn node_status(
         "capacity": machine.capacity(),
         "allocatable": machine.capacity(),
         "conditions": conditions(&truths, &time_text(times.0), old),
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": config.port}},
         "nodeInfo": {
             "architecture": machine.architecture,
             "bootID": machine.boot_id,
@@ -315,7 +315,9 @@ pub(crate) fn has_changed(old: &Value, new: &Value) -> bool {
         kept.sort_by_key(|condition| condition[0].to_string());
         kept
     };
-    ["addresses", "capacity", "allocatable", "nodeInfo"].iter().any(|key| old[key] != new[key])
+    ["addresses", "capacity", "allocatable", "daemonEndpoints", "nodeInfo"]
+        .iter()
+        .any(|key| old[key] != new[key])
         || conditions(old) != conditions(new)
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use env::Timestamp;
 
+use crate::access::Access;
+
 /// Label with the pod's name, on sandboxes and containers.
 pub const POD_NAME_LABEL: &str = "io.kubernetes.pod.name";
 /// Label with the pod's namespace.
@@ -232,6 +234,8 @@ pub struct ContainerConfig {
     pub security: Security,
     /// Whether standard input stays open.
     pub stdin: bool,
+    /// Whether it ends for good once the first who attached to it has gone.
+    pub stdin_once: bool,
     /// Whether it gets a terminal.
     pub tty: bool,
 }
@@ -310,7 +314,7 @@ pub struct Brief {
 
 /// CRI's RuntimeService and ImageService, as far as the kubelet needs them.
 #[async_trait]
-pub trait ContainerRuntime: Send + Sync + 'static {
+pub trait ContainerRuntime: Access {
     /// Name and version.
     async fn version(&self) -> Result<RuntimeVersion, RuntimeError>;
     /// Whether it can run pods.

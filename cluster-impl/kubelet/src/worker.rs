@@ -502,6 +502,7 @@ fn container_config(
         resources: pod_spec::resources(pod, container, node_memory),
         security: pod_spec::security(pod, container),
         stdin: container["stdin"] == true,
+        stdin_once: container["stdinOnce"] == true,
         tty: container["tty"] == true,
         name,
     }

@@ -25,9 +25,9 @@ use crate::runtime::{
 };
 
 /// Questions are answered within this time, or the runtime counts as silent.
-const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Work may take as long as upstream's runtimeRequestTimeout.
-const WORK_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const WORK_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pulling an image may take longer.
 const PULL_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often the runtime is looked at: containerd 1.6 tells no events over CRI.
@@ -77,8 +77,8 @@ impl CriConfig {
 pub struct CriRuntime {
     env: Env,
     config: CriConfig,
-    places: Places,
-    runtime: RuntimeServiceClient<Channel>,
+    pub(super) places: Places,
+    pub(super) runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
 }
 
@@ -145,7 +145,7 @@ fn selector<M: FromIterator<(String, String)>>(label: Option<(&str, &str)>) -> M
 }
 
 /// Awaits an answer, but not for ever.
-async fn within<T>(
+pub(super) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, RuntimeError> {

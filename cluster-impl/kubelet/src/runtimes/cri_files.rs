@@ -44,6 +44,11 @@ impl Places {
         self.log_dir.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
     }
 
+    /// Where a container's standard output and error go.
+    pub(super) fn log(&self, pod: &PodId, container: &str, attempt: u32) -> PathBuf {
+        self.pod_logs(pod).join(log_path(container, attempt))
+    }
+
     fn empty_dir(&self, pod: &PodId, volume: &str) -> PathBuf {
         self.pod_dir(pod).join("volumes/kubernetes.io~empty-dir").join(volume)
     }
@@ -152,6 +157,11 @@ async fn host_path(path: &Path, kind: &str) -> Result<(), RuntimeError> {
     }
 }
 
+/// Below the folder of the pod's logs.
+fn log_path(container: &str, attempt: u32) -> String {
+    format!("{container}/{attempt}.log")
+}
+
 fn hosts(ip: &str, config: &SandboxConfig) -> String {
     let mut text = "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n\
                     ::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -234,8 +244,9 @@ pub(super) fn container_config(
         mounts: mounts.chain(hosts).collect(),
         labels: config.labels.clone().into_iter().collect(),
         annotations: config.annotations.clone().into_iter().collect(),
-        log_path: format!("{}/{}.log", config.name, config.attempt),
+        log_path: log_path(&config.name, config.attempt),
         stdin: config.stdin,
+        stdin_once: config.stdin_once,
         tty: config.tty,
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources(config.resources)),

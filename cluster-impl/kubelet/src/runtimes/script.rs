@@ -32,27 +32,23 @@ pub(crate) struct Script {
 impl Script {
     const TERMINATED: OnTerm = OnTerm::Exits(143, Duration::ZERO);
 
+    /// Does nothing until it is asked to end.
+    pub(crate) const FOR_EVER: Self =
+        Self { serves: None, exits: None, on_term: OnTerm::Exits(0, Duration::ZERO) };
+
     fn exits(code: i32) -> Self {
         Self { serves: None, exits: Some((code, Duration::ZERO)), on_term: Self::TERMINATED }
     }
 
     /// What this command line does; `None` if there is no such program in the image.
     pub(crate) fn of(command_line: &[String]) -> Option<Self> {
-        let mut words = command_line.iter().map(String::as_str);
-        let program = words.next()?;
-        let applet = match program {
-            "/testapp" | "testapp" => words.next().unwrap_or("serve"),
-            _ => program.strip_prefix("/bin/").unwrap_or(program),
-        };
-        let words: Vec<&str> = words.collect();
-        let is_testapp = matches!(program, "/testapp" | "testapp");
+        let (applet, words) = applet(command_line)?;
+        let is_testapp = matches!(command_line[0].as_str(), "/testapp" | "testapp");
         Some(match applet {
             "serve" => Self::serve(&words).unwrap_or(Self::exits(2)),
             "crash" => Self::crash(&words).unwrap_or(Self::exits(2)),
             "sleep" => Self::sleep(&words).unwrap_or(Self::exits(2)),
-            "pause" => {
-                Self { serves: None, exits: None, on_term: OnTerm::Exits(0, Duration::ZERO) }
-            }
+            "pause" => Self::FOR_EVER,
             "true" | "echo" | "cat" | "hostname" => Self::exits(0),
             "false" => Self::exits(1),
             _ if is_testapp => Self::exits(2),
@@ -101,6 +97,65 @@ impl Script {
         let on_term = if ignores { OnTerm::Stays } else { Self::TERMINATED };
         Some(Self { serves: None, exits, on_term })
     }
+}
+
+/// What a command line writes when it starts; `version` is what the environment says, if anything.
+pub(crate) fn says_first(command_line: &[String], hostname: &str, version: &str) -> Option<String> {
+    let (applet, words) = applet(command_line)?;
+    Script::of(command_line)?;
+    let mut options = Options(&words);
+    match applet {
+        "serve" => {
+            let (mut port, mut version) = ("8080", if version.is_empty() { "v1" } else { version });
+            while let Some(option) = options.next() {
+                match option {
+                    "--port" => port = options.value()?,
+                    "--version" => version = options.value()?,
+                    "--ignore-term" => {}
+                    _ => drop(options.value()?),
+                }
+            }
+            Some(format!("{hostname} {version} serves on 0.0.0.0:{port}"))
+        }
+        "crash" => {
+            let (mut after, mut code) = (Duration::ZERO, "1");
+            while let Some(option) = options.next() {
+                match option {
+                    "--after" => after = duration(options.value()?)?,
+                    _ => code = options.value()?,
+                }
+            }
+            Some(format!("crashing with code {code} in {after:?}"))
+        }
+        "echo" => Some(words.join(" ")),
+        "hostname" => Some(hostname.to_owned()),
+        _ => None,
+    }
+}
+
+/// What a command line writes when it is asked to end.
+pub(crate) fn says_on_term(command_line: &[String]) -> Option<String> {
+    let (applet, _) = applet(command_line)?;
+    let script = Script::of(command_line)?;
+    match (script.on_term, applet) {
+        (OnTerm::Stays, _) => Some("SIGTERM ignored".to_owned()),
+        // What has not understood its options has ended by itself.
+        (OnTerm::Exits(_, after), "serve") if script.serves.is_some() => {
+            Some(format!("SIGTERM: ending in {after:?}"))
+        }
+        (OnTerm::Exits(..), _) => None,
+    }
+}
+
+/// The applet of a command line, and its words.
+fn applet(command_line: &[String]) -> Option<(&str, Vec<&str>)> {
+    let mut words = command_line.iter().map(String::as_str);
+    let program = words.next()?;
+    let applet = match program {
+        "/testapp" | "testapp" => words.next().unwrap_or("serve"),
+        _ => program.strip_prefix("/bin/").unwrap_or(program),
+    };
+    Some((applet, words.collect()))
 }
 
 /// Options, one after the other; `--name value` and `--name=value` mean the same.
@@ -182,6 +237,32 @@ mod tests {
             rows += 1;
         }
         assert!(rows > 20);
+    }
+
+    #[test]
+    fn a_line_is_written_at_the_start_and_the_end() {
+        let told = |line: &str| {
+            let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+            let first = says_first(&words, "web-0", "v9").unwrap_or_default();
+            (first, says_on_term(&words).unwrap_or_default())
+        };
+        for (line, first, last) in [
+            ("/testapp", "web-0 v9 serves on 0.0.0.0:8080", "SIGTERM: ending in 0ns"),
+            (
+                "/testapp serve --port=80 --version v2 --term-delay 2s",
+                "web-0 v2 serves on 0.0.0.0:80",
+                "SIGTERM: ending in 2s",
+            ),
+            ("/testapp serve --ignore-term", "web-0 v9 serves on 0.0.0.0:8080", "SIGTERM ignored"),
+            ("crash --after 1.5s --code 3", "crashing with code 3 in 1.5s", ""),
+            ("/bin/echo a b", "a b", ""),
+            ("hostname", "web-0", ""),
+            ("sleep 5", "", ""),
+            ("/testapp serve --nonsense", "", ""),
+            ("nope", "", ""),
+        ] {
+            assert_eq!(told(line), (first.to_owned(), last.to_owned()), "{line}");
+        }
     }
 
     #[test]

@@ -1,59 +1,38 @@
 //! The simulation's runtime: containers are table entries with a start, a life and an end.
 //!
 //! It stands for containerd and the kernel of one node, so it outlives the kubelet. Known images are
-//! those of testapp; a command line does here what testapp does with it. Delays come from the node's
-//! [`Env`], hence from the seed. [`StagedRuntime::power_off`] ends all processes but keeps the
-//! records, as containerd finds them on its disk after a reboot.
+//! those of testapp; a command line does here what testapp does with it. A runtime of
+//! [`StagedRuntime::of_any_image`] takes every other image too: its containers run until they are
+//! asked to end. Delays come from the node's [`Env`], hence from the seed.
+//! [`StagedRuntime::power_off`] ends all processes but keeps the records, as containerd finds them on
+//! its disk after a reboot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use env::{Env, Signal, Task};
+use env::{Env, Signal, Task, Timestamp};
 use rand::Rng;
 
 use super::script::{self, OnTerm, Script};
+pub use super::staged_names::{Answers, ContainerChange};
+use super::staged_names::{OnChange, image_id, network_of, new_id, not_found};
 use crate::runtime::{
     Brief, CONTAINER_NAME_LABEL, ContainerConfig, ContainerRuntime, ContainerState,
     ContainerStatus, HASH_ANNOTATION, Image, PodId, RuntimeConditions, RuntimeError,
     RuntimeVersion, Sandbox, SandboxConfig, full_image_name,
 };
 
-/// How the runtime answers the kubelet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Answers {
-    /// As it should.
-    #[default]
-    Normally,
-    /// Not at all: the process is gone, the socket refuses.
-    Refused,
-    /// Never: the process stands still.
-    Never,
-}
-
-/// A container that started or ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerChange {
-    /// Whose it is.
-    pub pod: PodId,
-    /// The container's name in the pod.
-    pub container: String,
-    /// The runtime's id.
-    pub id: String,
-    /// How often it was restarted before.
-    pub attempt: u32,
-    /// The exit code if it has ended.
-    pub exit_code: Option<i32>,
-}
-
-type OnChange = Box<dyn Fn(&ContainerChange) + Send + Sync>;
-
 struct Container {
     status: ContainerStatus,
     pod: PodId,
     command_line: Vec<String>,
     script: Option<Script>,
+    /// What it writes at its start.
+    says: Option<String>,
+    /// What it has written.
+    log: Vec<(Timestamp, String)>,
     /// Whether it was asked to end.
     terminated: bool,
     /// What will end it by itself; dropped with it.
@@ -75,25 +54,42 @@ struct Inner {
 pub struct StagedRuntime {
     env: Mutex<Env>,
     images: BTreeMap<String, Vec<String>>,
+    /// Whether what is no image of testapp can be pulled, and runs for ever.
+    takes_any: bool,
     inner: Mutex<Inner>,
     version: Signal,
     on_change: Mutex<Option<OnChange>>,
     /// For tasks that must reach the runtime without keeping it alive.
-    this: std::sync::Weak<StagedRuntime>,
+    pub(super) this: std::sync::Weak<StagedRuntime>,
 }
 
 impl StagedRuntime {
     /// A runtime with testapp's images; `env` is the node's: freezing its gate freezes the containers.
     pub fn new(env: Env) -> Arc<Self> {
+        Self::with(env, false)
+    }
+
+    /// A runtime for which every image exists.
+    pub fn of_any_image(env: Env) -> Arc<Self> {
+        Self::with(env, true)
+    }
+
+    fn with(env: Env, takes_any: bool) -> Arc<Self> {
         let images = script::images().map(|(name, args)| (full_image_name(name), args)).collect();
         Arc::new_cyclic(|this| Self {
             env: Mutex::new(env),
             images,
+            takes_any,
             inner: Mutex::default(),
             version: Signal::default(),
             on_change: Mutex::new(None),
             this: this.clone(),
         })
+    }
+
+    /// Whether an image is here: testapp's always are, others once they were pulled.
+    fn has(&self, image: &str) -> bool {
+        self.images.contains_key(image) || self.takes_any && self.lock().pulled.contains(image)
     }
 
     /// Calls this with every container that starts or ends, when it does.
@@ -185,6 +181,16 @@ impl StagedRuntime {
             .map(|container| container.command_line.clone())
     }
 
+    /// The line of this number that a container has written.
+    pub(super) fn said(&self, id: &str, number: usize) -> Option<(Timestamp, String)> {
+        self.lock().containers.get(id)?.log.get(number).cloned()
+    }
+
+    /// How many lines a container has written.
+    pub(super) fn said_count(&self, id: &str) -> Option<usize> {
+        self.lock().containers.get(id).map(|container| container.log.len())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("no code panics while it holds the tables")
     }
@@ -205,7 +211,11 @@ impl StagedRuntime {
     }
 
     /// Answers as the runtime's process would before it looks at the request.
-    async fn answer(&self, label: &str, ms: std::ops::Range<u64>) -> Result<(), RuntimeError> {
+    pub(super) async fn answer(
+        &self,
+        label: &str,
+        ms: std::ops::Range<u64>,
+    ) -> Result<(), RuntimeError> {
         let env = self.env();
         loop {
             let seen = self.version.count();
@@ -301,37 +311,6 @@ fn change(container: &Container, exit_code: Option<i32>) -> ContainerChange {
     }
 }
 
-/// An id as containerd makes them: 64 hexadecimal digits.
-fn new_id(env: &Env) -> String {
-    let mut bytes = [0_u8; 32];
-    env.entropy("container-id").fill(&mut bytes[..]);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// An image's id: the same on every node.
-fn image_id(name: &str) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut id = "sha256:".to_owned();
-    for round in 0..4_u8 {
-        for byte in name.bytes().chain([round]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        id.push_str(&format!("{hash:016x}"));
-    }
-    id
-}
-
-fn network_of(cidr: &str) -> Option<(u32, u32)> {
-    let (address, prefix) = cidr.split_once('/')?;
-    let address: std::net::Ipv4Addr = address.parse().ok()?;
-    let prefix: u32 = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix))?;
-    Some((u32::from(address), 1 << (32 - prefix)))
-}
-
-fn not_found(what: &str, id: &str) -> RuntimeError {
-    RuntimeError::NotFound(format!("{what} {id} not found"))
-}
-
 #[async_trait]
 impl ContainerRuntime for StagedRuntime {
     async fn version(&self) -> Result<RuntimeVersion, RuntimeError> {
@@ -412,18 +391,21 @@ impl ContainerRuntime for StagedRuntime {
     async fn create_container(
         &self,
         sandbox: &Sandbox,
-        _sandbox_config: &SandboxConfig,
+        sandbox_config: &SandboxConfig,
         config: &ContainerConfig,
     ) -> Result<String, RuntimeError> {
         self.answer("create-container", 20..60).await?;
         let image = full_image_name(&config.image);
-        let Some(default_args) = self.images.get(&image) else {
+        let known = self.images.get(&image);
+        if known.is_none() && !self.takes_any {
             return Err(not_found("image", &image));
-        };
+        }
         let env = self.env();
         let (id, now) = (new_id(&env), env.now());
         let mut command_line = config.command.clone();
-        if command_line.is_empty() {
+        if let Some(default_args) = known
+            && command_line.is_empty()
+        {
             command_line.push("/testapp".to_owned());
             let args = if config.args.is_empty() { default_args } else { &config.args };
             command_line.extend(args.iter().cloned());
@@ -448,10 +430,25 @@ impl ContainerRuntime for StagedRuntime {
             reason: String::new(),
             message: String::new(),
         };
-        let script = Script::of(&command_line);
+        let script = match known {
+            Some(_) => Script::of(&command_line),
+            None => Some(Script::FOR_EVER),
+        };
         let pod = sandbox.pod.clone();
-        let container =
-            Container { status, pod, command_line, script, terminated: false, life: None };
+        let version = config.env.iter().find(|(name, _)| name == "VERSION");
+        let version = version.map_or("", |(_, value)| value.as_str());
+        let says = script::says_first(&command_line, &sandbox_config.hostname, version);
+        let (terminated, life) = (false, None);
+        let container = Container {
+            status,
+            pod,
+            command_line,
+            says,
+            log: Vec::new(),
+            script,
+            terminated,
+            life,
+        };
         let mut inner = self.lock();
         if !inner.sandboxes.get(&sandbox.id).is_some_and(|sandbox| sandbox.ready) {
             return Err(not_found("running sandbox", &sandbox.id));
@@ -488,6 +485,7 @@ impl ContainerRuntime for StagedRuntime {
             return Err(RuntimeError::Failed(message));
         };
         container.status.state = ContainerState::Running;
+        container.log.extend(container.says.take().map(|line| (now, line)));
         let change = change(container, None);
         drop(inner);
         if let Some((code, after)) = script.exits {
@@ -499,8 +497,10 @@ impl ContainerRuntime for StagedRuntime {
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         self.answer("stop-container", 1..5).await?;
+        let now = self.env().now();
         let (script, again) = match self.lock().containers.get_mut(id) {
             Some(c) if c.status.state == ContainerState::Running => {
+                c.log.extend(script::says_on_term(&c.command_line).map(|line| (now, line)));
                 (c.script, std::mem::replace(&mut c.terminated, true))
             }
             _ => return Ok(()),
@@ -562,7 +562,7 @@ impl ContainerRuntime for StagedRuntime {
     async fn image(&self, name: &str) -> Result<Option<Image>, RuntimeError> {
         self.answer("image", 0..1).await?;
         let full = full_image_name(name);
-        let known = self.images.contains_key(&full);
+        let known = self.has(&full);
         Ok(known.then(|| Image { id: image_id(&full), tags: vec![full], size: 4_194_304 }))
     }
 
@@ -581,7 +581,7 @@ impl ContainerRuntime for StagedRuntime {
         let is_first = self.lock().pulled.insert(full.clone());
         let ms = if is_first { 400..900 } else { 50..150 };
         self.answer("pull-image", ms).await?;
-        if self.images.contains_key(&full) {
+        if self.takes_any || self.images.contains_key(&full) {
             return Ok(image_id(&full));
         }
         Err(RuntimeError::NotFound(format!(
