@@ -1,19 +1,20 @@
 //! `orchestrator apiserver`: the API over TLS, from etcd.
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::Context;
-use apiserver::{ApiServer, AuditLine, AuthorizationMode};
+use apiserver::{
+    ApiServer, AuthorizationMode, EncryptionSettings, Identity, Plugins, Sockets, Tls,
+};
 use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use storage::etcd::{EtcdConfig, EtcdStore, EtcdTls};
 
+use crate::audit::Audit;
+use crate::authentication::Authentication;
 use crate::process::Common;
+use crate::serving;
 
 /// The flags, with upstream's names.
 #[derive(Debug, clap::Args)]
@@ -53,9 +54,33 @@ pub struct Args {
     /// Who decides whether a request is allowed, in this order: AlwaysAllow, Node, RBAC.
     #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
     authorization_mode: Vec<AuthorizationMode>,
-    /// Where a line for every write goes; nowhere if absent.
+    #[arg(long, value_delimiter = ',', help = enable_help())]
+    enable_admission_plugins: Vec<String>,
+    /// Admission plugins that are not to run although they do by default.
+    #[arg(long, value_delimiter = ',')]
+    disable_admission_plugins: Vec<String>,
+    /// The certificate to show to kubelets.
+    #[arg(long, requires = "kubelet_client_key")]
+    kubelet_client_certificate: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "kubelet_client_certificate")]
+    kubelet_client_key: Option<PathBuf>,
+    /// The authority that signed the kubelets' certificates; without one they are not checked.
     #[arg(long)]
-    audit_log_path: Option<PathBuf>,
+    kubelet_certificate_authority: Option<PathBuf>,
+    /// What is encrypted in etcd, and how: an EncryptionConfiguration (apiserver.config.k8s.io/v1).
+    #[arg(long)]
+    encryption_provider_config: Option<PathBuf>,
+    /// So many reads are worked on at once; 0 for any number.
+    #[arg(long, default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// So many writes are worked on at once; 0 for any number.
+    #[arg(long, default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+    #[command(flatten)]
+    authentication: Authentication,
+    #[command(flatten)]
+    audit: Audit,
     /// How long pods tolerate a node that is not ready, unless they say otherwise.
     #[arg(long, default_value_t = 300)]
     default_not_ready_toleration_seconds: i64,
@@ -64,18 +89,37 @@ pub struct Args {
     default_unreachable_toleration_seconds: i64,
 }
 
+fn enable_help() -> String {
+    let known: Vec<_> = Plugins::names().collect();
+    format!("Admission plugins that are to run; by default all do: {}", known.join(", "))
+}
+
 /// Serves until the process is asked to end.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let env = args.common.env();
     let store = EtcdStore::connect(&etcd(&args)?).await.context("failed to use etcd")?;
     let mut config = apiserver::Config::new(&args.common.node);
+    config.outbound = Arc::new(Sockets::new(env.clone(), None));
     config.not_ready_toleration_s = args.default_not_ready_toleration_seconds;
     config.unreachable_toleration_s = args.default_unreachable_toleration_seconds;
     config.service_cluster_ip_range = args.service_cluster_ip_range.clone();
     config.authorization_modes = args.authorization_mode.clone();
-    if let Some(path) = &args.audit_log_path {
-        config.audit = Some(audit_log(path)?);
+    config.admission =
+        Plugins::choose(&args.enable_admission_plugins, &args.disable_admission_plugins)
+            .map_err(anyhow::Error::msg)?;
+    config.max_requests_inflight = args.max_requests_inflight;
+    config.max_mutating_requests_inflight = args.max_mutating_requests_inflight;
+    if let Some(path) = &args.encryption_provider_config {
+        let settings = EncryptionSettings::parse(&text(path)?);
+        config.encryption =
+            Some(settings.with_context(|| format!("failed to use {}", path.display()))?);
     }
+    config.outbound = Arc::new(Sockets::new(env.clone(), identity(&args)?));
+    if let Some(path) = &args.kubelet_certificate_authority {
+        config.kubelet_certificate_authority = Some(text(path)?.into_bytes());
+    }
+    args.authentication.apply(&mut config)?;
+    args.audit.apply(&env, &mut config)?;
     let tls = tls(&args)?;
     let address = SocketAddr::from((args.bind_address, args.secure_port));
     let listener = tokio::net::TcpListener::bind(address)
@@ -99,70 +143,29 @@ fn etcd(args: &Args) -> anyhow::Result<EtcdConfig> {
     Ok(EtcdConfig::new(args.etcd_servers.clone(), tls))
 }
 
-fn text(path: &Path) -> anyhow::Result<String> {
+pub fn text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
 }
 
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .with_context(|| format!("failed to read certificates from {}", path.display()))
-}
-
-fn tls(args: &Args) -> anyhow::Result<rustls::ServerConfig> {
-    let mut clients = RootCertStore::empty();
-    for authority in certificates(&args.client_ca_file)? {
-        clients.add(authority).context("failed to use --client-ca-file")?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(clients), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .context("failed to use --client-ca-file")?;
-    let key = PrivateKeyDer::from_pem_file(&args.tls_private_key_file)
-        .with_context(|| format!("failed to read {}", args.tls_private_key_file.display()))?;
-    rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("failed to choose TLS versions")?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&args.tls_cert_file)?, key)
-        .context("failed to use --tls-cert-file with --tls-private-key-file")
-}
-
-type Sink = Arc<dyn Fn(AuditLine) + Send + Sync>;
-
-/// Writes a line per write, in the shape of an audit.k8s.io/v1 Event with the level Metadata.
-fn audit_log(path: &Path) -> anyhow::Result<Sink> {
-    let file = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("failed to open {}", path.display()))?;
-    let file = Mutex::new(file);
-    Ok(Arc::new(move |line| {
-        let mut text = audit_event(&line).to_string();
-        text.push('\n');
-        let mut file = file.lock().expect("no code panics while it holds the audit log");
-        if let Err(error) = file.write_all(text.as_bytes()) {
-            tracing::error!(%error, "failed to write the audit log");
-        }
+/// Who this server is to kubelets.
+fn identity(args: &Args) -> anyhow::Result<Option<Identity>> {
+    let (Some(certificate), Some(key)) =
+        (&args.kubelet_client_certificate, &args.kubelet_client_key)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Identity {
+        certificates: serving::certificates(certificate)?,
+        key: serving::key(key)?,
     }))
 }
 
-fn audit_event(line: &AuditLine) -> serde_json::Value {
-    let (resource, group) = line.kind.split_once('.').unwrap_or((&line.kind, ""));
-    serde_json::json!({
-        "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Metadata",
-        "stage": "ResponseComplete", "verb": line.verb, "user": {"username": line.user},
-        "stageTimestamp": line.at.to_string(),
-        "objectRef": {
-            "resource": resource, "apiGroup": group, "namespace": line.key.namespace,
-            "name": line.key.name, "subresource": line.subresource,
-        },
-        "responseStatus": {"code": line.code},
-        "annotations": {
-            "shakedown.dev/revision": line.revision.to_string(),
-            "shakedown.dev/fence": line.fence.clone().unwrap_or_default(),
-        },
-    })
+fn tls(args: &Args) -> anyhow::Result<Tls> {
+    let mut clients = RootCertStore::empty();
+    for authority in serving::certificates(&args.client_ca_file)? {
+        clients.add(authority).context("failed to use --client-ca-file")?;
+    }
+    let key = serving::key(&args.tls_private_key_file)?;
+    Tls::new(clients, serving::certificates(&args.tls_cert_file)?, key)
+        .context("failed to use --client-ca-file, --tls-cert-file and --tls-private-key-file")
 }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use kubelet::network::BridgeNetwork;
 use kubelet::runtimes::cri::{CriConfig, CriRuntime, ImageSource};
+use kubelet::server::{AuthorizationMode, KubeletServer, ServerConfig};
 
 use crate::process::Common;
-use crate::{health, kubeconfig};
+use crate::{health, kubeconfig, serving};
 
 /// What it writes is owned under this name.
 const AGENT: &str = "kubelet";
@@ -32,6 +34,31 @@ pub struct Args {
     /// The port of /healthz on the loopback address.
     #[arg(long, default_value_t = 10248)]
     healthz_port: u16,
+    /// The address that the kubelet's server listens on.
+    #[arg(long, default_value_t = IpAddr::from(Ipv4Addr::UNSPECIFIED))]
+    address: IpAddr,
+    /// The port of the kubelet's server.
+    #[arg(long, default_value_t = kubelet::server::PORT)]
+    port: u16,
+    /// A port without any check of who asks. There is none: only 0 is taken.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=0))]
+    read_only_port: u16,
+    /// The certificate to show to clients; without one there is no server.
+    #[arg(long, requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
+    /// The authority that vouches for clients.
+    #[arg(long)]
+    client_ca_file: Option<PathBuf>,
+    /// Whether who shows neither certificate nor token is somebody: system:anonymous.
+    #[arg(long, default_value_t = false, num_args = 0..=1, default_missing_value = "true",
+          action = clap::ArgAction::Set)]
+    anonymous_auth: bool,
+    /// Who decides whether a request is allowed: AlwaysAllow, or the API server (Webhook).
+    #[arg(long, default_value = "Webhook")]
+    authorization_mode: AuthorizationMode,
     /// Where the pod network's configuration is written.
     #[arg(long, default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
@@ -72,7 +99,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let socket = args.container_runtime_endpoint.trim_start_matches("unix://");
     let mut cri = CriConfig::new(socket);
     cri.images = if args.registry { ImageSource::Registry } else { ImageSource::Imported };
-    let runtime = CriRuntime::new(env.clone(), cri);
+    let runtime = Arc::new(CriRuntime::new(env.clone(), cri));
     let mut config = kubelet::Config::new(
         &args.hostname_override,
         &args.node_ip.to_string(),
@@ -88,6 +115,33 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let health = config.health.clone();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.healthz_port));
     let _health = health::serve(&env, address, Arc::new(move || health.is_healthy())).await?;
-    kubelet::run(env, client, Arc::new(runtime), config).await;
+    config.port = args.port;
+    let server = ServerConfig {
+        node_name: args.hostname_override.clone(),
+        allows_anonymous: args.anonymous_auth,
+        authorization: args.authorization_mode,
+        health: config.health.clone(),
+        pods: config.pods.clone(),
+    };
+    let server = KubeletServer::new(env.clone(), client.clone(), runtime.clone(), server);
+    let _server = match (&args.tls_cert_file, &args.tls_private_key_file) {
+        (Some(certificate), Some(key)) => {
+            let tls = serving::tls(args.client_ca_file.as_deref(), certificate, key)?;
+            let address = SocketAddr::from((args.address, args.port));
+            let listener = tokio::net::TcpListener::bind(address)
+                .await
+                .with_context(|| format!("failed to listen on {address}"))?;
+            Some(env.spawn(async move {
+                if let Err(error) = kubelet::server::serve(server, tls, listener).await {
+                    tracing::error!(%error, "the kubelet's server ended");
+                }
+            }))
+        }
+        _ => {
+            tracing::warn!("no --tls-cert-file: no logs, exec or port-forward from this node");
+            None
+        }
+    };
+    kubelet::run(env, client, runtime, config).await;
     anyhow::bail!("the kubelet ended by itself")
 }
