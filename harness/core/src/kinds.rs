@@ -43,6 +43,7 @@ pub const KINDS: &[Kind] = &[
     kind("node", "Node", "nodes", "v1", (false, true)),
     kind("pod", "Pod", "pods", "v1", SEEN),
     kind("replicaset", "ReplicaSet", "replicasets.apps", "apps/v1", SEEN),
+    kind("resourcequota", "ResourceQuota", "resourcequotas", "v1", UNSEEN),
     kind("secret", "Secret", "secrets", "v1", UNSEEN),
     kind("service", "Service", "services", "v1", SEEN),
     kind("serviceaccount", "ServiceAccount", "serviceaccounts", "v1", UNSEEN),

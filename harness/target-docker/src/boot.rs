@@ -19,7 +19,7 @@ use crate::etcd::Outside;
 use crate::launch::Launch;
 use crate::link::{Link, To};
 use crate::network;
-use crate::node_files::Files;
+use crate::node_files::{Files, KUBELET_CLIENT};
 use crate::record::{ClusterDir, NodeRecord, Record};
 use crate::target::{DockerTarget, Options};
 use crate::{doctor, image, labels};
@@ -181,7 +181,7 @@ impl DockerTarget {
         loop {
             let (nodes, mut why) = self.list_nodes().await;
             if why.is_empty() && !may_route {
-                match self.let_kubelets_route().await {
+                match self.give_rights().await {
                     Ok(()) => may_route = true,
                     Err(error) => why = error,
                 }
@@ -196,6 +196,7 @@ impl DockerTarget {
                 nodes.iter().filter(|node| is_ready(node) && !pod_cidr(node).is_empty()).count();
             if why.is_empty() && all == workers.len() {
                 self.learn_pod_cidrs(&nodes);
+                self.route_to_pods().await?;
                 return self.dir.write(&self.record);
             }
             if Instant::now() > deadline {
@@ -209,10 +210,11 @@ impl DockerTarget {
     }
 
     /// Lets every kubelet follow all nodes: it sets the routes to them, as a network plugin does elsewhere
-    /// under a service account of its own. Why not, if that is refused.
-    async fn let_kubelets_route(&self) -> Result<(), String> {
+    /// under a service account of its own. Lets API servers ask kubelets for logs and streams. Why not, if
+    /// that is refused.
+    async fn give_rights(&self) -> Result<(), String> {
         let Some(endpoint) = self.endpoints.first() else { return Ok(()) };
-        for (plural, object) in route_permissions() {
+        for (plural, object) in rights() {
             let request =
                 http::Request::post(format!("/apis/rbac.authorization.k8s.io/v1/{plural}"))
                     .header("content-type", "application/json")
@@ -254,6 +256,25 @@ impl DockerTarget {
         (nodes, why)
     }
 
+    /// Lets control planes reach pods, for the API servers' proxies: no kubelet sets routes there. A
+    /// control plane that is started anew has lost them.
+    async fn route_to_pods(&self) -> Result<(), TargetError> {
+        let is_plane = |node: &&NodeRecord| node.fact.role == Role::ControlPlane;
+        for plane in self.record.nodes.iter().filter(is_plane) {
+            for node in self.record.nodes.iter().filter(|node| !node.pod_cidr.is_empty()) {
+                let route = ["ip", "route", "replace", &node.pod_cidr, "via", &node.fact.address];
+                let what = format!("routing from {} to pods", plane.fact.name);
+                let (code, said) = exec(&self.docker, &plane.container, &route)
+                    .await
+                    .map_err(|error| failed(what.clone(), error, ""))?;
+                if code != 0 {
+                    return Err(failed(what, said, ""));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn learn_pod_cidrs(&mut self, nodes: &[Node]) {
         for record in &mut self.record.nodes {
             let name = Some(&record.fact.name);
@@ -286,8 +307,8 @@ impl DockerTarget {
     }
 }
 
-/// The permission to follow all nodes, and to whom it is given.
-fn route_permissions() -> [(&'static str, serde_json::Value); 2] {
+/// The permission to follow all nodes and that to ask kubelets, and to whom they are given.
+fn rights() -> [(&'static str, serde_json::Value); 3] {
     let group = "rbac.authorization.k8s.io";
     let name = "shakedown:node-routes";
     let role = serde_json::json!({
@@ -299,7 +320,13 @@ fn route_permissions() -> [(&'static str, serde_json::Value); 2] {
         "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name},
         "subjects": [{"apiGroup": group, "kind": "Group", "name": "system:nodes"}],
     });
-    [("clusterroles", role), ("clusterrolebindings", binding)]
+    let kubelets = serde_json::json!({
+        "metadata": {"name": KUBELET_CLIENT},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "system:kubelet-api-admin"},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": KUBELET_CLIENT}],
+    });
+    let bindings = "clusterrolebindings";
+    [("clusterroles", role), (bindings, binding), (bindings, kubelets)]
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -21,6 +21,8 @@ pub const ORCHESTRATOR: &str = "/usr/local/bin/orchestrator";
 pub const AGENT: &str = "/usr/local/bin/shakedown-agent";
 /// Where a node finds the images of the workloads.
 pub const IMAGES: &str = "/opt/images/images.tar";
+/// Who is named as the maker of service accounts' tokens.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// Where an API server writes its audit log.
 pub const AUDIT_LOG: &str = "/var/log/audit.log";
 /// The addresses of all pods.
@@ -29,6 +31,8 @@ const CLUSTER_CIDR: &str = "10.244.0.0/16";
 const LOG_BYTES_MAX: u64 = 64 << 20;
 /// The socket of containerd.
 const RUNTIME: &str = "/run/containerd/containerd.sock";
+/// As whom API servers ask kubelets.
+pub const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 /// Left by the supervisor when the images have been loaded.
 const IMAGES_LOADED: &str = "/run/orchestrator/done/images";
 
@@ -124,7 +128,9 @@ impl Files<'_> {
             ("etcd", authority.etcd(&node.name, IpAddr::V4(address))?),
             ("apiserver", authority.apiserver(&node.name, IpAddr::V4(address))?),
             ("apiserver-etcd-client", authority.client("system:apiserver", "")?),
+            ("apiserver-kubelet-client", authority.client(KUBELET_CLIENT, "")?),
             ("service-account", tokens.clone()),
+            ("ca", authority.pair()),
         ];
         for (name, pair) in &pairs {
             wrote(pair.write(&pki, name))?;
@@ -155,6 +161,8 @@ impl Files<'_> {
         let kubeconfig = self.kubeconfig(authority, &user, "");
         wrote(write_secret(&dir.join("kubelet.kubeconfig"), &pretty(&kubeconfig)))?;
         wrote(std::fs::write(dir.join("pki/ca.crt"), &authority.certificate))?;
+        let address = IpAddr::V4(parse(&node.address)?);
+        wrote(authority.kubelet(&node.name, address)?.write(&dir.join("pki"), "kubelet"))?;
         wrote(std::fs::write(dir.join("containerd.toml"), CONTAINERD))?;
         let load = ["/usr/bin/ctr", "--namespace", "k8s.io", "images", "import", IMAGES];
         let processes = json!([
@@ -235,6 +243,12 @@ impl Files<'_> {
                 ("client-ca-file", pki("ca.crt")),
                 ("tls-cert-file", pki("apiserver.crt")),
                 ("tls-private-key-file", pki("apiserver.key")),
+                ("service-account-signing-key-file", pki("service-account.key")),
+                ("service-account-key-file", pki("service-account.crt")),
+                ("service-account-issuer", ISSUER.to_owned()),
+                ("kubelet-client-certificate", pki("apiserver-kubelet-client.crt")),
+                ("kubelet-client-key", pki("apiserver-kubelet-client.key")),
+                ("kubelet-certificate-authority", pki("ca.crt")),
                 ("audit-log-path", AUDIT_LOG.to_owned()),
                 ("default-not-ready-toleration-seconds", toleration.clone()),
                 ("default-unreachable-toleration-seconds", toleration),
@@ -261,6 +275,11 @@ impl Files<'_> {
         flags.push(("node-monitor-period", duration(monitor)));
         flags.push(("node-monitor-grace-period", duration(grace)));
         flags.push(("cluster-cidr", CLUSTER_CIDR.to_owned()));
+        let pki = |file: &str| format!("{NODE_DIR}/pki/{file}");
+        flags.push(("cluster-signing-cert-file", pki("ca.crt")));
+        flags.push(("cluster-signing-key-file", pki("ca.key")));
+        flags.push(("service-account-private-key-file", pki("service-account.key")));
+        flags.push(("root-ca-file", pki("ca.crt")));
         self.component("controller-manager", &flags)
     }
 
@@ -275,6 +294,9 @@ impl Files<'_> {
             ("node-ip", node.address.clone()),
             ("container-runtime-endpoint", format!("unix://{RUNTIME}")),
             ("healthz-port", "10248".to_owned()),
+            ("tls-cert-file", format!("{NODE_DIR}/pki/kubelet.crt")),
+            ("tls-private-key-file", format!("{NODE_DIR}/pki/kubelet.key")),
+            ("client-ca-file", format!("{NODE_DIR}/pki/ca.crt")),
         ];
         let mut workers = self.nodes.iter().filter(|other| other.role == Role::Worker);
         let place = workers.position(|other| other.name == node.name);
@@ -396,8 +418,8 @@ mod tests {
         let spec = ClusterSpec { sabotages: Vec::new(), ..spec() };
         let nodes = nodes();
         let files = Files { dir: &dir, cluster: "c", spec: &spec, nodes: &nodes };
-        insta::assert_snapshot!(files.controller_manager(&nodes[0]).join(" "), @"/usr/local/bin/orchestrator controller-manager --kubeconfig /etc/orchestrator/kube-controller-manager.kubeconfig --node cp-1 --bind-address 127.0.0.1 --secure-port 10257 --leader-elect-lease-duration 15000ms --leader-elect-renew-deadline 10000ms --leader-elect-retry-period 2000ms --node-monitor-period 5000ms --node-monitor-grace-period 40000ms --cluster-cidr 10.244.0.0/16");
-        insta::assert_snapshot!(files.kubelet(&nodes[2]).join(" "), @"/usr/local/bin/orchestrator kubelet --kubeconfig /etc/orchestrator/kubelet.kubeconfig --hostname-override worker-1 --node-ip 10.201.0.21 --container-runtime-endpoint unix:///run/containerd/containerd.sock --healthz-port 10248");
+        insta::assert_snapshot!(files.controller_manager(&nodes[0]).join(" "), @"/usr/local/bin/orchestrator controller-manager --kubeconfig /etc/orchestrator/kube-controller-manager.kubeconfig --node cp-1 --bind-address 127.0.0.1 --secure-port 10257 --leader-elect-lease-duration 15000ms --leader-elect-renew-deadline 10000ms --leader-elect-retry-period 2000ms --node-monitor-period 5000ms --node-monitor-grace-period 40000ms --cluster-cidr 10.244.0.0/16 --cluster-signing-cert-file /etc/orchestrator/pki/ca.crt --cluster-signing-key-file /etc/orchestrator/pki/ca.key --service-account-private-key-file /etc/orchestrator/pki/service-account.key --root-ca-file /etc/orchestrator/pki/ca.crt");
+        insta::assert_snapshot!(files.kubelet(&nodes[2]).join(" "), @"/usr/local/bin/orchestrator kubelet --kubeconfig /etc/orchestrator/kubelet.kubeconfig --hostname-override worker-1 --node-ip 10.201.0.21 --container-runtime-endpoint unix:///run/containerd/containerd.sock --healthz-port 10248 --tls-cert-file /etc/orchestrator/pki/kubelet.crt --tls-private-key-file /etc/orchestrator/pki/kubelet.key --client-ca-file /etc/orchestrator/pki/ca.crt");
         let zoned = ClusterSpec { zones: 3, ..spec.clone() };
         let files = Files { spec: &zoned, ..files };
         let kubelet = files.kubelet(&nodes[2]).join(" ");

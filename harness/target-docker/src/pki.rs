@@ -70,6 +70,11 @@ impl Authority {
         Ok(Self { certificate, issuer: Issuer::new(params, key) })
     }
 
+    /// Its certificate and key, for those who sign in its name.
+    pub fn pair(&self) -> Pair {
+        Pair { certificate: self.certificate.clone(), key: self.issuer.key().serialize_pem() }
+    }
+
     /// A certificate by which a client says who it is.
     pub fn client(&self, name: &str, group: &str) -> Result<Pair, TargetError> {
         self.sign(params(name, group), &[ExtendedKeyUsagePurpose::ClientAuth])
@@ -109,6 +114,11 @@ impl Authority {
     /// The certificate of an etcd member, for clients and for peers.
     pub fn etcd(&self, node: &str, address: IpAddr) -> Result<Pair, TargetError> {
         self.server(node, &[node, "localhost"], &[address, IpAddr::from([127, 0, 0, 1])])
+    }
+
+    /// The serving certificate of the kubelet of a node.
+    pub fn kubelet(&self, node: &str, address: IpAddr) -> Result<Pair, TargetError> {
+        self.server(&format!("system:node:{node}"), &[node], &[address])
     }
 
     fn sign(

@@ -7,9 +7,11 @@ use apiserver::{ApiServer, User};
 use env::{Env, Gate};
 use kubelet::MachineFacts;
 use kubelet::runtimes::staged::Answers;
+use kubelet::server::{KubeletServer, ServerConfig};
 use shakedown_core::lever::Component;
 use shakedown_core::target::{ClusterSpec, Role, ZONE_LABEL};
 
+use crate::kubelets::Kubelets;
 use crate::link::Link;
 use crate::node::{Life, Node};
 use crate::observe;
@@ -48,8 +50,11 @@ impl World {
         let toleration_s = i64::try_from(self.parameters.toleration.as_secs()).unwrap_or(i64::MAX);
         config.not_ready_toleration_s = toleration_s;
         config.unreachable_toleration_s = toleration_s;
+        config.service_accounts = Some(apiserver::ServiceAccounts::simulated());
         let (observers, name) = (self.observers.clone(), node.name().to_owned());
         config.audit = Some(Arc::new(move |line| observers.tell(observe::audit(&name, line))));
+        config.outbound =
+            Arc::new(Kubelets { world: Arc::downgrade(self), from: node.name().to_owned() });
         let store = self.etcd.member(node.index);
         let server = ApiServer::new(life.env.clone(), store, config);
         life.server = Some(server.clone());
@@ -65,6 +70,7 @@ impl World {
         if self.names(Role::Worker).len() > 200 {
             config.cluster_cidr = "10.0.0.0/8".to_owned();
         }
+        config.service_account_key = Some(apiserver::ServiceAccounts::simulated_key());
         config.node_monitor_period = self.parameters.monitor;
         config.node_monitor_grace_period = self.parameters.grace;
         self.elect(&mut config.elector);
@@ -98,6 +104,14 @@ impl World {
             config.node_labels.insert(ZONE_LABEL.to_owned(), zone);
         }
         life.health = Some(config.health.clone());
+        let server = ServerConfig {
+            node_name: node.name().to_owned(),
+            health: config.health.clone(),
+            pods: config.pods.clone(),
+            ..ServerConfig::default()
+        };
+        let server = KubeletServer::new(life.env.clone(), client.clone(), runtime.clone(), server);
+        life.kubelet = Some(server);
         run(life, kubelet::run(life.env.clone(), client, runtime, config));
     }
 

@@ -7,6 +7,7 @@
 //! task belongs to the world or to a simulated process.
 
 mod components;
+mod kubelets;
 mod levers;
 mod limits;
 mod link;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use apiserver::ApiServer;
 use env::{Env, Gate, Signal, Task};
 use kubelet::runtimes::staged::StagedRuntime;
+use kubelet::server::KubeletServer;
 use shakedown_core::lever::{Component, NodeState, ProcessState};
 use shakedown_core::target::{NodeFact, Role};
 use tokio::sync::Notify;
@@ -22,6 +23,8 @@ pub(crate) struct Life {
     pub(crate) env: Env,
     /// Of an API server.
     pub(crate) server: Option<Arc<ApiServer>>,
+    /// Of a kubelet: its own server.
+    pub(crate) kubelet: Option<Arc<KubeletServer>>,
     /// Of a kubelet.
     pub(crate) health: Option<kubelet::Health>,
     /// Everything that runs in the process; dropped with it.
@@ -45,6 +48,7 @@ impl Life {
             gate,
             env,
             server: None,
+            kubelet: None,
             health: None,
             tasks: Vec::new(),
             tasks_max: FINISHED_TASKS_MAX,
