@@ -92,7 +92,14 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tabled::", &["harness/report/"]),
     ("k8s_cri::", &["cluster-impl/kubelet/src/runtimes/cri"]),
     ("etcd_client::", &["cluster-impl/storage/src/etcd"]),
-    ("kube_cel::", &["harness/core/src/"]),
+    (
+        "kube_cel::",
+        &[
+            "cluster-impl/apiserver/src/cel",
+            "cluster-impl/machinery/src/custom/rules.rs",
+            "harness/core/src/",
+        ],
+    ),
     ("mimalloc::", &["harness/cli/src/main.rs"]),
 ];
 
