@@ -92,6 +92,18 @@ async fn a_killed_cluster_has_lost_nothing_that_it_acknowledged() {
     }
 }
 
+#[tokio::test]
+async fn an_api_alone_takes_pods_though_nobody_makes_accounts() {
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = dir.path().join("kubeconfig");
+    let _cluster = start(&kubeconfig, &["--api-only"]);
+    let pods: Api<Pod> = Api::namespaced(client(&kubeconfig).await, "default");
+    let pod = serde_json::from_value(json!({
+        "metadata": {"name": "web"}, "spec": {"containers": [{"name": "web", "image": "x"}]},
+    }));
+    pods.create(&PostParams::default(), &pod.unwrap()).await.unwrap();
+}
+
 #[test]
 fn what_cannot_be_used_is_refused_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();

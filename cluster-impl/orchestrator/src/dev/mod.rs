@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use apiclient::ApiClient;
-use apiserver::{ApiServer, ServiceAccounts, User};
+use apiserver::{ApiServer, Plugins, ServiceAccounts, User};
 use bytes::Bytes;
 use controllers::certificates::Authority;
 use env::{Env, Task};
@@ -66,7 +66,8 @@ pub struct Args {
     /// The port to listen on; any free one if absent, or the last one with --data.
     #[arg(long)]
     secure_port: Option<u16>,
-    /// Only the API server: no controllers, no scheduler, no nodes.
+    /// Only the API server: no controllers, no scheduler, no nodes. Pods need no ServiceAccount then, as
+    /// nobody would make one.
     #[arg(long, conflicts_with = "nodes")]
     api_only: bool,
 }
@@ -90,6 +91,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let signing = certificates.signing_key().context("failed to use the key of tokens")?;
     config.service_accounts = Some(Arc::new(ServiceAccounts::new(signing, ISSUER)));
     config.bootstrap_tokens = true;
+    if args.api_only {
+        let off = ["ServiceAccount".to_owned()];
+        config.admission = Plugins::choose(&[], &off).map_err(anyhow::Error::msg)?;
+    }
     let nearby = Arc::new(Nearby::new(env.clone()));
     config.outbound = nearby.clone();
     let server = ApiServer::new(env.clone(), store, config);
