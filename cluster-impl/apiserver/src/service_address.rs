@@ -1,12 +1,18 @@
-//! Where a Service is reached from the API server: one of its ready endpoints, else its cluster address.
+//! Where a Service is reached from the API server: its ready endpoints, then its cluster address.
 //!
 //! The API server need not be on the pod network's Service path, so endpoints come first.
 
+use std::collections::BTreeSet;
+
 use machinery::kinds::{ENDPOINT_SLICE, SERVICE};
 use machinery::{Object, ObjectKey, Status};
+use serde_json::Value;
 
 use crate::picture::Picture;
 use crate::server::ApiServer;
+
+/// So many endpoints of a Service are told.
+const ENDPOINTS_MAX: usize = 5;
 
 /// Host and port of a Service's port; why there is none.
 pub(crate) async fn resolve(
@@ -14,40 +20,54 @@ pub(crate) async fn resolve(
     key: &ObjectKey,
     port: u16,
 ) -> Result<(String, u16), String> {
+    let first = all(server, key, port).await?.into_iter().next();
+    first.ok_or_else(|| format!("no endpoints available for service {:?}", key.name))
+}
+
+/// All that a Service's port is reached by, in the order in which they should be tried; why there is none.
+pub(crate) async fn all(
+    server: &ApiServer,
+    key: &ObjectKey,
+    port: u16,
+) -> Result<Vec<(String, u16)>, String> {
+    let name = &key.name;
     let told = |status: Status| status.message;
     let service = Picture::get(server, &SERVICE, key).await.map_err(told)?;
-    let service = service.ok_or_else(|| format!("service {:?} not found", key.name))?;
+    let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
     if service.text("/spec/type") == "ExternalName" {
-        return Ok((service.text("/spec/externalName").to_owned(), port));
+        return Ok(vec![(service.text("/spec/externalName").to_owned(), port)]);
     }
-    let ports = service.list("/spec/ports");
-    let own = ports.iter().find(|one| one["port"].as_u64() == Some(u64::from(port)));
-    let own =
-        own.ok_or_else(|| format!("no service port {port} found for service {:?}", key.name))?;
-    let name = own["name"].as_str().unwrap_or_default();
+    let meant = service.list("/spec/ports").iter().find(|one| one["port"] == port);
+    let meant =
+        meant.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+    let port_name = meant["name"].as_str().unwrap_or_default();
     let slices = Picture::all(server, &ENDPOINT_SLICE, &key.namespace).await.map_err(told)?;
-    let of_service =
-        slices.iter().filter(|slice| slice.label("kubernetes.io/service-name") == Some(&key.name));
-    if let Some(found) = of_service.filter_map(|slice| endpoint(slice, name)).next() {
-        return Ok(found);
+    let own = slices.iter().filter(|slice| slice.label("kubernetes.io/service-name") == Some(name));
+    let ready: BTreeSet<_> = own.flat_map(|slice| endpoints(slice, port_name)).collect();
+    let is_selecting = service.map("/spec/selector").is_some_and(|selector| !selector.is_empty());
+    if ready.is_empty() && is_selecting {
+        return Err(format!("no endpoints available for service {name:?}"));
     }
-    match service.text("/spec/clusterIP") {
-        "" | "None" => Err(format!("no endpoints available for service {:?}", key.name)),
-        _ if service.map("/spec/selector").is_some_and(|selector| !selector.is_empty()) => {
-            Err(format!("no endpoints available for service {:?}", key.name))
-        }
-        address => Ok((address.to_owned(), port)),
+    let mut found: Vec<_> = ready.into_iter().take(ENDPOINTS_MAX).collect();
+    let address = service.text("/spec/clusterIP");
+    if !["", "None"].contains(&address) {
+        found.push((address.to_owned(), port));
+    }
+    match found.is_empty() {
+        true => Err(format!("no endpoints available for service {name:?}")),
+        false => Ok(found),
     }
 }
 
-/// The first endpoint of a slice that is ready, and its port of that name.
-fn endpoint(slice: &Object, name: &str) -> Option<(String, u16)> {
-    let ports = slice.list("/ports").iter();
-    let port = ports.filter(|port| port["name"].as_str().unwrap_or_default() == name);
-    let port = port.filter_map(|port| u16::try_from(port["port"].as_u64()?).ok()).next()?;
-    let ready = |endpoint: &&serde_json::Value| endpoint["conditions"]["ready"] != false;
-    let endpoint = slice.list("/endpoints").iter().find(ready)?;
-    Some((endpoint["addresses"][0].as_str()?.to_owned(), port))
+/// The endpoints of a slice that are ready, with its port of that name.
+fn endpoints(slice: &Object, name: &str) -> Vec<(String, u16)> {
+    let mut ports = slice.list("/ports").iter();
+    let port = ports.find(|port| port["name"].as_str().unwrap_or_default() == name);
+    let port = port.and_then(|port| u16::try_from(port["port"].as_u64()?).ok());
+    let Some(port) = port else { return Vec::new() };
+    let ready = slice.list("/endpoints").iter().filter(|one| one["conditions"]["ready"] != false);
+    let addresses = ready.flat_map(|one| one["addresses"].as_array().into_iter().flatten());
+    addresses.filter_map(Value::as_str).map(|address| (address.to_owned(), port)).collect()
 }
 
 #[cfg(test)]

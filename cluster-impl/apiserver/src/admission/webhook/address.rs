@@ -3,20 +3,14 @@
 //! A server need not have a service proxy on its own host, so it finds the pods itself and takes the
 //! Service's address last.
 
-use std::collections::BTreeSet;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use machinery::kinds::{ENDPOINT_SLICE, SERVICE};
-use machinery::{Object, ObjectKey};
+use machinery::ObjectKey;
 use serde_json::Value;
 
 use crate::outbound::{Peer, Trust};
-use crate::picture::Picture;
 use crate::server::ApiServer;
-
-/// How many endpoints of a Service are tried.
-const PEERS_MAX: usize = 5;
+use crate::service_address;
 
 /// The URL that is posted to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,60 +86,10 @@ pub(super) async fn peers(
         Some(service) => {
             let text = |part: &str| service.get(part).and_then(Value::as_str).unwrap_or_default();
             let key = ObjectKey::new(text("namespace"), text("name"));
-            endpoints(server, &key, url.port).await?
+            service_address::all(server, &key, url.port).await?
         }
     };
     Ok(addresses.into_iter().map(peer).collect())
-}
-
-/// The ready endpoints of a Service, and its own address.
-async fn endpoints(
-    server: &ApiServer,
-    key: &ObjectKey,
-    port: u16,
-) -> Result<Vec<(String, u16)>, String> {
-    let name = &key.name;
-    let service = Picture::get(server, &SERVICE, key).await.map_err(|error| error.message)?;
-    let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
-    if service.text("/spec/type") == "ExternalName" {
-        return Ok(vec![(service.text("/spec/externalName").to_owned(), port)]);
-    }
-    let meant = service.list("/spec/ports").iter().find(|one| one["port"] == port);
-    let meant =
-        meant.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
-    let port_name = meant["name"].as_str().unwrap_or_default();
-    let slices = Picture::all(server, &ENDPOINT_SLICE, &key.namespace).await;
-    let slices = slices.map_err(|error| error.message)?;
-    let of_service = |slice: &&std::sync::Arc<Object>| {
-        slice.label("kubernetes.io/service-name") == Some(name.as_str())
-    };
-    let mut found = BTreeSet::new();
-    for slice in slices.iter().filter(of_service) {
-        let target = slice
-            .list("/ports")
-            .iter()
-            .find(|one| one["name"].as_str().unwrap_or_default() == port_name);
-        let target = target.and_then(|one| one["port"].as_u64());
-        let Some(target) = target.and_then(|port| u16::try_from(port).ok()) else { continue };
-        for endpoint in slice.list("/endpoints") {
-            if endpoint["conditions"]["ready"].as_bool() == Some(false) {
-                continue;
-            }
-            let addresses = endpoint["addresses"].as_array().into_iter().flatten();
-            found.extend(
-                addresses.filter_map(Value::as_str).map(|address| (address.to_owned(), target)),
-            );
-        }
-    }
-    if found.is_empty() {
-        return Err(format!("no endpoints available for service {name:?}"));
-    }
-    let mut all: Vec<_> = found.into_iter().take(PEERS_MAX).collect();
-    let own = service.text("/spec/clusterIP");
-    if !["", "None"].contains(&own) {
-        all.push((own.to_owned(), port));
-    }
-    Ok(all)
 }
 
 #[cfg(test)]

@@ -301,7 +301,7 @@ async fn a_service_is_reached_at_its_ready_endpoints() {
     };
     assert_eq!(fails("a").await, "service \"hook\" not found");
     let mut object = named("v1", "Service", "hook");
-    object["spec"] = json!({"clusterIP": "10.96.0.77", "ports": [{"name": "https", "port": 443},
+    object["spec"] = json!({"clusterIP": "10.96.0.77", "selector": {"app": "hook"}, "ports": [{"name": "https", "port": 443},
         {"name": "hook", "port": 8443, "targetPort": "tls"}]});
     world.create("/api/v1/namespaces/default/services", object).await;
     world.env.sleep(Duration::from_secs(1)).await;
