@@ -9,6 +9,7 @@ pub mod custom;
 pub mod defaulting;
 pub mod discovery;
 pub mod duration;
+pub mod exposition;
 pub mod fields;
 pub mod kinds;
 pub mod managed_fields;

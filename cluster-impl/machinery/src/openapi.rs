@@ -438,7 +438,7 @@ mod tests {
             patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_null()
         );
         let second = crate::openapi_v2::with_custom(&[kind]);
-        let second: Value = serde_json::from_slice(&second.body).unwrap();
+        let second: Value = serde_json::from_slice(&second.json.body).unwrap();
         let gear = &second["definitions"]["io.acme.v1.Gear"];
         assert_eq!(
             gear["properties"]["metadata"]["$ref"],

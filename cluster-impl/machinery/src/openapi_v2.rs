@@ -1,26 +1,50 @@
 //! OpenAPI v2: one document for all groups, made from those of OpenAPI v3.
 //!
-//! For clients of before 1.27, and for those who ask for it by name. Descriptions are left out; there is no protobuf
-//! form.
+//! For clients of before 1.27, and for those who ask for it by name. Descriptions are left out.
 
-use std::sync::LazyLock;
+mod protobuf;
 
+use std::sync::{LazyLock, OnceLock};
+
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::Kind;
 use crate::custom::publish::second;
 use crate::openapi::{Document, custom_paths, custom_schemas, documents};
 
-static DOCUMENT: LazyLock<Document> = LazyLock::new(|| Document::of(&make(&[])));
+/// The document in both its forms.
+pub struct Both {
+    /// In JSON.
+    pub json: Document,
+    protobuf: OnceLock<Bytes>,
+}
+
+impl Both {
+    fn of(value: &Value) -> Self {
+        Self { json: Document::of(value), protobuf: OnceLock::new() }
+    }
+
+    /// In protobuf, as kubectl asks for it. Made when it is first asked for.
+    pub fn protobuf(&self) -> &Bytes {
+        self.protobuf.get_or_init(|| {
+            let value: Value =
+                serde_json::from_slice(&self.json.body).expect("the document was just made");
+            protobuf::document(&value).into()
+        })
+    }
+}
+
+static DOCUMENT: LazyLock<Both> = LazyLock::new(|| Both::of(&make(&[])));
 
 /// The document at `/openapi/v2`.
-pub fn document() -> &'static Document {
+pub fn document() -> &'static Both {
     &DOCUMENT
 }
 
 /// The same with custom kinds. It takes its time: keep it.
-pub fn with_custom(kinds: &[&'static Kind]) -> Document {
-    Document::of(&make(kinds))
+pub fn with_custom(kinds: &[&'static Kind]) -> Both {
+    Both::of(&make(kinds))
 }
 
 fn make(custom: &[&'static Kind]) -> Value {
@@ -139,7 +163,7 @@ mod tests {
     use super::*;
 
     fn read() -> Value {
-        serde_json::from_slice(&document().body).unwrap()
+        serde_json::from_slice(&document().json.body).unwrap()
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::duration::age;
 use crate::{Kind, Object, versions};
 
 /// How much of each object goes into its row.
@@ -54,6 +55,38 @@ pub fn table<'o>(
     json!({
         "kind": "Table", "apiVersion": format!("meta.k8s.io/{}", options.version),
         "metadata": metadata, "columnDefinitions": columns, "rows": rows,
+    })
+}
+
+/// A table of one `Scale`, which no kind of its own has columns for.
+pub fn scale_table(scale: &Value, options: TableOptions<'_>) -> Value {
+    let columns = [
+        ("Name", "string", "name"),
+        ("Desired", "integer", ""),
+        ("Available", "integer", ""),
+        ("Age", "string", ""),
+    ];
+    let columns = columns.map(|(name, kind, format)| {
+        json!({"name": name, "type": kind, "format": format, "description": "", "priority": 0})
+    });
+    let metadata = &scale["metadata"];
+    let made = metadata["creationTimestamp"].as_str().and_then(|text| text.parse().ok());
+    let object = match options.include {
+        IncludeObject::None => Value::Null,
+        IncludeObject::Metadata => partial(&Object(scale.clone()), options.version),
+        IncludeObject::Object => scale.clone(),
+    };
+    json!({
+        "kind": "Table", "apiVersion": format!("meta.k8s.io/{}", options.version),
+        "metadata": {"resourceVersion": metadata["resourceVersion"]},
+        "columnDefinitions": columns,
+        "rows": [{
+            "cells": [
+                metadata["name"], scale["spec"]["replicas"], scale["status"]["replicas"],
+                age(made, options.now),
+            ],
+            "object": object,
+        }],
     })
 }
 

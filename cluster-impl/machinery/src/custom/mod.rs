@@ -208,17 +208,17 @@ fn make(spec: &Value, names: &Value, own: &Value) -> Kind {
 impl Custom {
     /// Sets the defaults of the schema.
     pub fn default(&self, object: &mut Object) {
-        prune::default_object(&mut object.0, &self.schema);
+        self.schema.fill_in(&mut object.0);
     }
 
     /// Takes away what the schema does not know; tells the paths.
     pub fn prune(&self, object: &mut Object) -> Vec<String> {
-        prune::prune(&mut object.0, &self.schema, true)
+        self.schema.prune(&mut object.0, true)
     }
 
     /// The paths of what the schema does not know.
     pub fn unknown(&self, value: &Value) -> Vec<String> {
-        prune::unknown(value, &self.schema, true)
+        self.schema.unknown(value, true)
     }
 
     /// What is wrong with an object.

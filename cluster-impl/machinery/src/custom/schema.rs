@@ -10,6 +10,8 @@ use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::rules::Rule;
+use super::{check, prune};
+use crate::Cause;
 use crate::validation::{items, text};
 
 /// How deep schemas may nest.
@@ -203,6 +205,28 @@ impl Schema {
                 .filter_map(|(_, one)| Rule::read(one).ok())
                 .collect(),
         }
+    }
+
+    /// Takes away what it does not know; tells the paths. `is_object`: what every object has is known.
+    pub fn prune(&self, value: &mut Value, is_object: bool) -> Vec<String> {
+        prune::prune(value, self, is_object)
+    }
+
+    /// The paths of what it does not know.
+    pub fn unknown(&self, value: &Value, is_object: bool) -> Vec<String> {
+        prune::unknown(value, self, is_object)
+    }
+
+    /// Sets the defaults of a whole object.
+    pub fn fill_in(&self, object: &mut Value) {
+        prune::default_object(object, self);
+    }
+
+    /// What is wrong with a value, its rules included; with the old one for an update.
+    pub fn problems(&self, value: &Value, old: Option<&Value>) -> Vec<Cause> {
+        let causes = check::values(value, self, old, "");
+        // As upstream: expressions may rely on the types.
+        if causes.is_empty() { check::rules(value, self, old) } else { causes }
     }
 
     /// A bound, if there is one.

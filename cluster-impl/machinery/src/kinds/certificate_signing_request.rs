@@ -1,10 +1,15 @@
 //! CertificateSigningRequest.
 //!
-//! Limit: of the request and the certificate only the PEM frame is looked at, not what is inside.
+//! Limit: of the certificate only the PEM frame is looked at, not what is inside.
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::FromDer;
 
 use super::{AGE, Kind, NAME, PLAIN, Subresource, age, column, or};
 use crate::defaulting::{absent, empty};
@@ -100,8 +105,9 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut causes = Causes::new();
     metadata::validate(&mut causes, object, old, false, |_| Vec::new());
     let spec = &object.0["spec"];
-    if !has_frame(text(&spec["request"]), "CERTIFICATE REQUEST") {
-        causes.invalid_as("spec.request", "\"\"", "PEM block type must be CERTIFICATE REQUEST");
+    // It cannot change, and what an older server let in must not hold up its answer.
+    if let (None, Err(why)) = (old, check_request(text(&spec["request"]))) {
+        causes.invalid_as("spec.request", "\"\"", &why);
     }
     if items(&spec["usages"]).next().is_none() {
         causes.required("spec.usages", "");
@@ -137,10 +143,27 @@ fn validate(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     causes.into_list()
 }
 
+/// Whether base64 holds a request that can be read and is signed by its own key.
+fn check_request(encoded: &str) -> Result<(), String> {
+    let wrong_type = || "PEM block type must be CERTIFICATE REQUEST".to_owned();
+    let pem = STANDARD.decode(encoded).map_err(|_| wrong_type())?;
+    let (_, block) = parse_x509_pem(&pem).map_err(|_| wrong_type())?;
+    if block.label != "CERTIFICATE REQUEST" {
+        return Err(wrong_type());
+    }
+    let (rest, request) = X509CertificationRequest::from_der(&block.contents)
+        .map_err(|error| format!("the request cannot be parsed: {error}"))?;
+    if !rest.is_empty() {
+        return Err("the request has trailing data".to_owned());
+    }
+    request
+        .verify_signature()
+        .map_err(|error| format!("the request is not signed by its own key: {error}"))
+}
+
 /// Whether base64 holds a PEM block of this type.
 fn has_frame(encoded: &str, kind: &str) -> bool {
-    use base64::Engine as _;
-    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+    let decoded = STANDARD.decode(encoded).unwrap_or_default();
     let text = String::from_utf8(decoded).unwrap_or_default();
     let begin = text.find(&format!("-----BEGIN {kind}-----"));
     begin.is_some_and(|begin| text[begin..].contains(&format!("-----END {kind}-----")))
@@ -223,17 +246,24 @@ fn cells(object: &Object, now: jiff::Timestamp) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-
     use super::super::tests::{at, found, row};
     use super::*;
 
+    /// A request for `CN=jane`, signed by its own P-256 key, which nobody has any more.
+    const PEM: &str = "\
+-----BEGIN CERTIFICATE REQUEST-----
+MIHJMHECAQAwDzENMAsGA1UEAwwEamFuZTBZMBMGByqGSM49AgEGCCqGSM49AwEH
+A0IABEw0Yuj61l2HEflD7uS3Di90UogHA2sC0cNiTax5EItZAhh/yF0gtd9QVcAT
+gIIdsMzzVtDO4iAT7gTyDwXgw3WgADAKBggqhkjOPQQDAgNIADBFAiABVuq+IP5j
+4nMBESba3bJuij7Ozd50hKD86x50p1yezQIhAK68DrTy72fE/erXpTSOdIwgikP3
+TnoLlijFbpKJTzja
+-----END CERTIFICATE REQUEST-----
+";
+
     fn request(signer: &str) -> Object {
-        let pem = "-----BEGIN CERTIFICATE REQUEST-----\nAA==\n-----END CERTIFICATE REQUEST-----\n";
         Object(json!({
             "metadata": {"name": "jane", "creationTimestamp": at(0).to_string()},
-            "spec": {"request": STANDARD.encode(pem), "usages": ["client auth"],
+            "spec": {"request": STANDARD.encode(PEM), "usages": ["client auth"],
                 "signerName": signer, "username": "jane", "expirationSeconds": 3600},
             "status": {},
         }))
@@ -272,6 +302,36 @@ mod tests {
             object.set(pointer, value);
             let found = found(&CERTIFICATE_SIGNING_REQUEST, &object, None);
             assert!(found.len() == 1 && found[0].starts_with(start), "{start}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_refused_when_it_is_made() {
+        let with = |pem: &str| {
+            let mut object = request("a.b/c");
+            object.set("/spec/request", STANDARD.encode(pem));
+            object
+        };
+        let frame = |body: &str| {
+            format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n")
+        };
+        // The name is changed after it was signed.
+        let body: String = PEM.lines().filter(|line| !line.starts_with('-')).collect();
+        let mut der = STANDARD.decode(body).unwrap();
+        let at = der.windows(4).position(|four| four == b"jane").unwrap();
+        der[at..at + 4].copy_from_slice(b"root");
+        for (pem, start) in [
+            (frame("AA=="), "the request cannot be parsed"),
+            (frame(&STANDARD.encode(&der)), "the request is not signed by its own key"),
+            (PEM.replace(" REQUEST", ""), "PEM block type must be CERTIFICATE REQUEST"),
+            ("x".to_owned(), "PEM block type must be CERTIFICATE REQUEST"),
+        ] {
+            let object = with(&pem);
+            let found = super::super::tests::found(&CERTIFICATE_SIGNING_REQUEST, &object, None);
+            let expected = format!("Invalid spec.request: Invalid value: \"\": {start}");
+            assert!(found.len() == 1 && found[0].starts_with(&expected), "{found:?}");
+            let later = super::super::tests::found(&CERTIFICATE_SIGNING_REQUEST, &object, Some(&object));
+            assert_eq!(later, [""; 0], "what is there already is left alone");
         }
     }
 

@@ -92,7 +92,7 @@ fn parameters(causes: &mut Causes, object: &Object) {
 }
 
 fn topologies(causes: &mut Causes, terms: &Value) {
-    let mut seen_terms = Vec::new();
+    let mut seen_terms = BTreeSet::new();
     for (index, term) in items(terms) {
         let field = format!("allowedTopologies[{index}].matchLabelExpressions");
         let mut keys = BTreeSet::new();
@@ -115,10 +115,9 @@ fn topologies(causes: &mut Causes, terms: &Value) {
             together.push((key, values));
         }
         together.sort();
-        if seen_terms.contains(&together) {
+        if !seen_terms.insert(together) {
             causes.duplicate(&field, "");
         }
-        seen_terms.push(together);
     }
 }
 

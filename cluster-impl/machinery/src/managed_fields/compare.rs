@@ -7,9 +7,9 @@ use std::cmp::Ordering;
 
 use serde_json::{Map, Value};
 
-use super::extract::{field, of_name};
+use super::extract::{field, named, of_name};
 use super::set::{FieldSet, PathElement};
-use super::typed::{Form, field_of, item_of, items_of, of_shape};
+use super::typed::{Form, field_of, items_of, of_shape};
 use crate::schema::{Shape, TypeFact};
 
 /// What differs between an old and a new object.
@@ -209,21 +209,10 @@ fn each<'v>(
 fn listed(form: Form, old: &[Value], new: &[Value]) -> Comparison {
     let mut found = Comparison::default();
     let Some(shape) = items_of(form) else { return found };
-    let named = |list: &[Value]| -> Vec<PathElement> {
-        list.iter().filter_map(|item| item_of(form, item).ok()).collect()
-    };
-    let mut elements = named(old);
-    for element in named(new) {
-        if !elements.contains(&element) {
-            elements.push(element);
-        }
-    }
-    let mut seen: Vec<PathElement> = Vec::with_capacity(elements.len());
-    for element in elements {
-        if seen.contains(&element) {
-            continue;
-        }
-        let (left, right) = (shared(form, old, &element), shared(form, new, &element));
+    let (old, new) = (named(form, old), named(form, new));
+    let (mut old, mut new) = (old.as_slice(), new.as_slice());
+    while let Some(element) = first(old, new) {
+        let (left, right) = (shared(&mut old, element), shared(&mut new, element));
         let at = |old: Option<&Value>, new: Option<&Value>| match (old, new) {
             (None, None) => (None, Comparison::default()),
             (old, new) => inside(of_shape(shape), old, new),
@@ -250,15 +239,25 @@ fn listed(form: Form, old: &[Value], new: &[Value]) -> Comparison {
                 found.put(name, own.as_slice(), below);
             }
         }
-        seen.push(element);
     }
     found
 }
 
-/// The items of a list that have this name.
-fn shared<'v>(form: Form, list: &'v [Value], element: &PathElement) -> Vec<&'v Value> {
-    list.iter().filter(|item| item_of(form, item).is_ok_and(|one| one == *element)).collect()
+/// The least name in two lists that are in order of name.
+fn first<'e>(old: &'e [Named<'_>], new: &'e [Named<'_>]) -> Option<&'e PathElement> {
+    let names = old.first().into_iter().chain(new.first());
+    names.map(|(element, _)| element).min()
 }
+
+/// Takes the items of this name from the head of a list.
+fn shared<'v>(list: &mut &[Named<'v>], element: &PathElement) -> Vec<&'v Value> {
+    let count = list.iter().take_while(|(one, _)| one == element).count();
+    let (same, rest) = list.split_at(count);
+    *list = rest;
+    same.iter().map(|(_, item)| *item).collect()
+}
+
+type Named<'v> = (PathElement, &'v Value);
 
 #[cfg(test)]
 mod tests {

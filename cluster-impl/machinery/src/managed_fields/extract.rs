@@ -1,5 +1,7 @@
 //! The set of all fields of a value, and whether the value is of its type.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::set::{FieldSet, PathElement};
@@ -46,21 +48,24 @@ fn entries(map: &Map<String, Value>, form_of: impl Fn(&str) -> (Form, bool)) -> 
 
 fn items(form: Form, list: &[Value]) -> FieldSet {
     let Some(shape) = items_of(form) else { return FieldSet::default() };
-    let mut elements: Vec<PathElement> = Vec::with_capacity(list.len());
     let mut set = FieldSet::default();
-    let named: Vec<_> =
-        list.iter().filter_map(|item| Some((item_of(form, item).ok()?, item))).collect();
-    for (element, item) in &named {
-        if elements.contains(element) {
-            continue;
-        }
-        elements.push(element.clone());
-        // Items that share a key are owned as one.
-        let is_shared = named.iter().filter(|(other, _)| other == element).count() > 1;
-        let below = if is_shared { FieldSet::default() } else { inside(of_shape(shape), item).1 };
-        set.put(element.clone(), true, below);
+    for same in named(form, list).chunk_by(|(one, _), (two, _)| one == two) {
+        let below = match same {
+            [(_, item)] => inside(of_shape(shape), item).1,
+            // Items that share a key are owned as one.
+            _ => FieldSet::default(),
+        };
+        set.put(same[0].0.clone(), true, below);
     }
     set
+}
+
+/// The items of a list that have names, in order of name; those of one name as they stand.
+pub(super) fn named(form: Form, list: &[Value]) -> Vec<(PathElement, &Value)> {
+    let named = list.iter().filter_map(|item| Some((item_of(form, item).ok()?, item)));
+    let mut named: Vec<_> = named.collect();
+    named.sort_by(|(one, _), (two, _)| one.cmp(two));
+    named
 }
 
 /// The step of a path that a field's name makes.
@@ -110,7 +115,7 @@ fn check(form: Form, value: &Value, path: &mut String, found: &mut Vec<String>) 
             }
         }
         (Form::Set(shape) | Form::Keyed(_, shape), Value::Array(list)) => {
-            let mut seen = Vec::new();
+            let mut seen = BTreeSet::new();
             for (index, item) in list.iter().enumerate() {
                 let element = match item_of(form, item) {
                     Ok(element) => element,
@@ -120,7 +125,7 @@ fn check(form: Form, value: &Value, path: &mut String, found: &mut Vec<String>) 
                     found.push(wrong(path, &format!("duplicate entries for key {element}")));
                 }
                 below(path, &element, |path| check(of_shape(shape), item, path, found));
-                seen.push(element);
+                seen.insert(element);
             }
         }
         (Form::AtomicList(_) | Form::Set(_) | Form::Keyed(..), value) => {

@@ -1,5 +1,7 @@
 //! Values merged and cut down, field by field as their types say.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::extract::{field, of_name};
@@ -62,16 +64,17 @@ fn items(form: Form, live: &[Value], config: &[Value]) -> Vec<Value> {
         list.iter().map(|item| item_of(form, item).ok()).collect()
     };
     let (ours, theirs) = (named(live), named(config));
-    let find = |list: &[Option<PathElement>], element: &Option<PathElement>| {
-        element.as_ref().and_then(|_| list.iter().position(|one| one == element))
+    let (in_ours, in_theirs) = (places(&ours), places(&theirs));
+    let find = |places: &Places<'_>, element: &Option<PathElement>| {
+        element.as_ref().and_then(|element| places.get(element)).map(|(first, _)| *first)
     };
     let pair = |right: usize| {
-        let is_shared = |left: &usize| ours.iter().filter(|one| **one == ours[*left]).count() > 1;
         // Live items that share a key have no say.
-        let left = find(&ours, &theirs[right]).filter(|left| !is_shared(left));
+        let place = theirs[right].as_ref().and_then(|element| in_ours.get(element));
+        let left = place.filter(|(_, count)| *count == 1).map(|(left, _)| *left);
         merged(of_shape(shape), left.map(|left| &live[left]), Some(&config[right]))
     };
-    let mut shared = (0..theirs.len()).filter(|right| find(&ours, &theirs[*right]).is_some());
+    let mut shared = (0..theirs.len()).filter(|right| find(&in_ours, &theirs[*right]).is_some());
     let mut next_shared = shared.next();
     let mut out = Vec::with_capacity(live.len().max(config.len()));
     let (mut left, mut right) = (0, 0);
@@ -83,7 +86,7 @@ fn items(form: Form, live: &[Value], config: &[Value]) -> Vec<Value> {
                 next_shared = shared.next();
                 continue;
             }
-            let is_shared = find(&theirs, &ours[left]).is_some();
+            let is_shared = find(&in_theirs, &ours[left]).is_some();
             if is_shared && next_shared.is_some_and(|next| theirs[next] != ours[left]) {
                 // Another one's turn comes first.
                 left += 1;
@@ -91,7 +94,7 @@ fn items(form: Form, live: &[Value], config: &[Value]) -> Vec<Value> {
             }
         }
         if left < live.len() {
-            match find(&theirs, &ours[left]) {
+            match find(&in_theirs, &ours[left]) {
                 None => {
                     out.push(live[left].clone());
                     left += 1;
@@ -110,6 +113,19 @@ fn items(form: Form, live: &[Value], config: &[Value]) -> Vec<Value> {
         }
     }
     out
+}
+
+/// Where each name stands first in a list, and how often it is there.
+type Places<'e> = BTreeMap<&'e PathElement, (usize, usize)>;
+
+fn places(names: &[Option<PathElement>]) -> Places<'_> {
+    let mut places = Places::new();
+    for (place, name) in names.iter().enumerate() {
+        if let Some(name) = name {
+            places.entry(name).or_insert((place, 0)).1 += 1;
+        }
+    }
+    places
 }
 
 /// An object without the fields of a set.

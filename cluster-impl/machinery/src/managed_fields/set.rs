@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// One step of a path.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum PathElement {
     /// A field of an object, or a key of a map: `f:name`.
     Field(Cow<'static, str>),
@@ -33,6 +33,26 @@ struct Node {
     element: PathElement,
     is_member: bool,
     inside: FieldSet,
+}
+
+impl PartialEq for PathElement {
+    fn eq(&self, other: &Self) -> bool {
+        self.compare(other).is_eq()
+    }
+}
+
+impl Eq for PathElement {}
+
+impl PartialOrd for PathElement {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PathElement {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.compare(other)
+    }
 }
 
 impl PathElement {
@@ -121,7 +141,8 @@ pub(super) fn known_name(name: &str) -> Cow<'static, str> {
     crate::schema::field_name(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
 }
 
-/// Numbers, texts, booleans, lists, maps, null: upstream's order of values.
+/// Numbers, texts, booleans, lists, maps, null: upstream's order of values. It is total, as sorting
+/// demands: of numbers that are the same to a float, the one with a fraction comes first.
 fn compare(one: &Value, two: &Value) -> Ordering {
     let rank = |value: &Value| match value {
         Value::Number(_) => 0,
@@ -132,13 +153,13 @@ fn compare(one: &Value, two: &Value) -> Ordering {
         Value::Null => 5,
     };
     match (one, two) {
-        (Value::Number(one), Value::Number(two)) => match (one.as_i64(), two.as_i64()) {
-            (Some(one), Some(two)) => one.cmp(&two),
-            _ => {
-                let float = |number: &serde_json::Number| number.as_f64().unwrap_or_default();
-                float(one).total_cmp(&float(two))
-            }
-        },
+        (Value::Number(one), Value::Number(two)) => {
+            let float = |number: &Number| number.as_f64().unwrap_or_default();
+            let whole = |number: &Number| {
+                number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from))
+            };
+            float(one).total_cmp(&float(two)).then_with(|| whole(one).cmp(&whole(two)))
+        }
         (Value::String(one), Value::String(two)) => one.cmp(two),
         (Value::Bool(one), Value::Bool(two)) => one.cmp(two),
         (one, two) => rank(one).cmp(&rank(two)).then_with(|| one.to_string().cmp(&two.to_string())),
@@ -342,14 +363,23 @@ impl FieldSet {
         let Value::Object(map) = value else {
             return Err("fieldsV1 must be an object".to_owned());
         };
-        let mut set = Self { nodes: Vec::with_capacity(map.len()) };
+        let mut nodes: Vec<Node> = Vec::with_capacity(map.len());
         for (key, value) in map.iter().filter(|(key, _)| *key != ".") {
             let Some(element) = PathElement::read(key)? else { continue };
             let inside = Self::from_value(value)?;
             let is_member = inside.is_empty() || value.get(".").is_some();
-            set.put(element, is_member, inside);
+            nodes.push(Node { element, is_member, inside });
         }
-        Ok(set)
+        nodes.sort_by(|one, two| one.element.cmp(&two.element));
+        // One element may be written in several ways.
+        nodes.dedup_by(|next, kept| {
+            let is_same = next.element == kept.element;
+            if is_same && let Some(both) = kept.combine(next, Rule::Union) {
+                *kept = both;
+            }
+            is_same
+        });
+        Ok(Self { nodes })
     }
 }
 

@@ -418,3 +418,33 @@ fn managers_are_named_by_the_request_or_the_agent() {
     assert!(check_manager(&"x".repeat(129)).unwrap().starts_with("Too long"));
     assert!(check_manager("a\nb").unwrap().starts_with("Invalid value"));
 }
+
+/// Nobody can have the server compare every item of a list with every other one.
+#[test]
+fn lists_of_fifty_thousand_items_are_compared_and_merged() {
+    let names = |order: &mut dyn Iterator<Item = usize>| -> Value {
+        order.map(|name| Value::from(format!("a/{name}"))).collect()
+    };
+    let keyed = |order: &mut dyn Iterator<Item = usize>| -> Value {
+        order.map(|port| json!({"port": port, "protocol": "TCP"})).collect()
+    };
+    let part = |order: &dyn Fn() -> Box<dyn Iterator<Item = usize>>| json!({"metadata": {"finalizers": names(&mut order())}, "spec": {"ports": keyed(&mut order())}});
+    let mut case = Case::new(&SERVICE);
+    case.apply("one", part(&|| Box::new((0..50_000).rev())));
+    case.apply("two", part(&|| Box::new(0..50_000)));
+    let old = case.live.clone().unwrap();
+    let mut new = old.clone();
+    new.set("/metadata/finalizers", names(&mut (10..50_010)));
+    update(&SERVICE, writer("three"), Some(&old), &mut new);
+    let last = new.list(POINTER).last().unwrap();
+    let taken = last["fieldsV1"]["f:metadata"]["f:finalizers"].as_object().unwrap();
+    assert_eq!(taken.keys().filter(|key| *key != ".").count(), 10);
+}
+
+#[test]
+fn one_element_written_in_two_ways_is_one() {
+    let twice = json!({"k:{\"a\":1}": {"f:x": {}}, "k:{ \"a\": 1}": {".": {}, "f:y": {}}});
+    let set = FieldSet::from_value(&twice).unwrap();
+    assert_eq!(set.to_value(), json!({"k:{\"a\":1}": {".": {}, "f:x": {}, "f:y": {}}}));
+    assert_eq!(set.union(&set), set);
+}

@@ -1,10 +1,15 @@
 //! JSON patch (RFC 6902).
 
+use json_patch::jsonptr::Pointer;
 use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
-use super::{OPERATIONS_MAX, check_depth, check_size, unprocessable};
+use super::{OPERATIONS_MAX, RESULT_DEPTH_MAX, SIZE_MAX, check_depth, check_size, depth, size};
+use super::{too_large, unprocessable};
 use crate::Status;
+
+/// So many values may be moved about by one patch: each time they are looked at.
+const MOVED_MAX: usize = 16 * SIZE_MAX;
 
 /// The value with a JSON patch applied, whole or not at all.
 pub fn json(original: &Value, patch: &Value) -> Result<Value, Status> {
@@ -22,16 +27,46 @@ pub fn json(original: &Value, patch: &Value) -> Result<Value, Status> {
     let Patch(operations) = serde_json::from_value(patch.clone())
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
     let mut patched = original.clone();
+    let (mut copied, mut moved) = (0, 0);
     for operation in &operations {
+        // Copies can double an object; stop long before memory does.
+        match operation {
+            PatchOperation::Add(add) => check_place(&add.path, &add.value)?,
+            PatchOperation::Replace(replace) => check_place(&replace.path, &replace.value)?,
+            PatchOperation::Copy(copy) => {
+                copied += check_source(&patched, &copy.from, &copy.path)?;
+            }
+            PatchOperation::Move(from) => {
+                moved += check_source(&patched, &from.from, &from.path)?;
+            }
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => {}
+        }
+        if copied > SIZE_MAX || moved > MOVED_MAX {
+            return Err(too_large());
+        }
         json_patch::patch(&mut patched, std::slice::from_ref(operation))
             .map_err(|error| failed(operation, &error))?;
-        // Copies can double an object; stop long before memory does.
-        if matches!(operation, PatchOperation::Copy(_)) {
-            check_size(&patched)?;
-        }
     }
     check_size(&patched)?;
     Ok(patched)
+}
+
+/// Refuses what would make the object deeper than it may be: nothing that walks through it later could
+/// bear that, and the store could not be read again.
+fn check_place(path: &Pointer, value: &Value) -> Result<(), Status> {
+    if path.count() + depth(value) > RESULT_DEPTH_MAX {
+        return Err(Status::bad_request(format!(
+            "the patched object would be nested deeper than {RESULT_DEPTH_MAX}"
+        )));
+    }
+    Ok(())
+}
+
+/// The same for what is there already; answers how much that is.
+fn check_source(patched: &Value, from: &Pointer, path: &Pointer) -> Result<usize, Status> {
+    let Some(value) = patched.pointer(from.as_str()) else { return Ok(0) };
+    check_place(path, value)?;
+    Ok(size(value))
 }
 
 fn failed(operation: &PatchOperation, error: &json_patch::PatchError) -> Status {
@@ -94,6 +129,24 @@ mod tests {
         ] {
             assert_eq!(json(&original, &patch).unwrap_err().code, code, "{patch}");
         }
+    }
+
+    #[test]
+    fn no_operations_nest_an_object_without_end() {
+        let step = |op: &str, at: usize| value!({"op": op, "path": "/a".repeat(at), "value": {}});
+        let added: Vec<_> = (1..=RESULT_DEPTH_MAX).map(|at| step("add", at)).collect();
+        assert_eq!(json(&value!({}), &Value::Array(added)).unwrap_err().code, 400);
+        // Each copy into itself doubles the depth.
+        let mut doubled = vec![step("add", 1)];
+        let copy = |at: usize| value!({"op": "copy", "from": "/a", "path": "/a".repeat((1 << (at - 1)) + 1)});
+        doubled.extend((1..20).map(copy));
+        assert_eq!(json(&value!({}), &Value::Array(doubled)).unwrap_err().code, 400);
+        // What lies side by side is put one into the other.
+        let places = (0..5000).map(|at| (at.to_string(), value!({"x": {"x": {"x": {}}}})));
+        let wide = Value::Object(places.collect());
+        let into = |at: usize| value!({"op": "move", "from": format!("/{at}"), "path": format!("/{}/x/x/x/x", at + 1)});
+        let moved: Vec<_> = (0..4999).map(into).collect();
+        assert_eq!(json(&wide, &Value::Array(moved)).unwrap_err().code, 400);
     }
 
     #[test]

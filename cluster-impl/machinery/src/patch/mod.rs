@@ -19,6 +19,8 @@ use crate::{Kind, Object, Status};
 pub const OPERATIONS_MAX: usize = 10_000;
 /// Deeper nesting is refused.
 pub const DEPTH_MAX: usize = 64;
+/// Deeper nesting of an object that was patched by JSON patch is refused: what a server takes in a body.
+pub const RESULT_DEPTH_MAX: usize = 100;
 /// More values in a patched object are refused; about what fits into etcd's request limit.
 pub const SIZE_MAX: usize = 1 << 20;
 
@@ -84,14 +86,15 @@ fn depth(value: &Value) -> usize {
 }
 
 fn check_size(value: &Value) -> Result<(), Status> {
-    if size(value) > SIZE_MAX {
-        return Err(Status::new(
-            413,
-            "RequestEntityTooLarge",
-            format!("the patched object has more than {SIZE_MAX} values"),
-        ));
-    }
-    Ok(())
+    if size(value) > SIZE_MAX { Err(too_large()) } else { Ok(()) }
+}
+
+fn too_large() -> Status {
+    Status::new(
+        413,
+        "RequestEntityTooLarge",
+        format!("the patched object has more than {SIZE_MAX} values"),
+    )
 }
 
 fn size(value: &Value) -> usize {

@@ -123,15 +123,17 @@ fn raise(quota: &mut Object, more: &Resources) -> Result<bool, String> {
     Ok(true)
 }
 
-/// The kinds whose objects a quota counts.
-pub fn counted(quota: &Object) -> Vec<&'static Kind> {
-    let namespaced = kinds::ALL.iter().copied().filter(|kind| kind.namespaced);
+/// The kinds whose objects a quota counts, among those that every cluster has and these custom ones.
+pub fn counted(quota: &Object, customs: &[&'static Kind]) -> Vec<&'static Kind> {
+    let all = kinds::ALL.iter().chain(customs).copied();
+    let namespaced = all.filter(|kind| kind.namespaced);
     namespaced.filter(|kind| !tracked(quota, "/spec/hard", kind).is_empty()).collect()
 }
 
 /// What the status of a quota should be, from all objects of the kinds that it counts.
 pub fn status<'o>(
     quota: &Object,
+    counted: &[&'static Kind],
     objects: impl IntoIterator<Item = (&'o Kind, &'o Object)>,
     now: Timestamp,
 ) -> Value {
@@ -140,7 +142,7 @@ pub fn status<'o>(
     let mut used = amounts(quota, "/status/used");
     used.retain(|name, _| hard.contains_key(name));
     let mut tracked_of = BTreeMap::new();
-    for kind in counted(quota) {
+    for kind in counted {
         let tracked: Vec<_> =
             tracked(quota, "/spec/hard", kind).into_iter().map(str::to_owned).collect();
         used.extend(tracked.iter().map(|name| (name.clone(), crate::Quantity::ZERO)));
@@ -430,7 +432,8 @@ mod tests {
         let hard = json!({"hard": {"pods": "5", "requests.cpu": "4", "count/pods": "9",
             "configmaps": "3", "count/configmaps": "3", "count/widgets.example.com": "1"}});
         let quota = quota(hard, json!({"pods": "77", "gone": "1"}));
-        let names: Vec<_> = counted(&quota).iter().map(|kind| kind.id).collect();
+        let counted = counted(&quota, &[]);
+        let names: Vec<_> = counted.iter().map(|kind| kind.id).collect();
         assert_eq!(names, ["configmaps", "pods"]);
         let busy = pod(json!({"cpu": "1500m"}), json!({}));
         let mut done = busy.clone();
@@ -441,7 +444,7 @@ mod tests {
         let map = Object(json!({}));
         let objects =
             [(&POD, &busy), (&POD, &busy), (&POD, &done), (&POD, &lost), (&CONFIG_MAP, &map)];
-        let status = status(&quota, objects, now());
+        let status = status(&quota, &counted, objects, now());
         assert_eq!(
             status["used"],
             json!({"pods": "2", "requests.cpu": "3", "count/pods": "4", "configmaps": "1",

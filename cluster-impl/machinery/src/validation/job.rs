@@ -481,7 +481,9 @@ fn status_indexes(causes: &mut Causes, object: &Object) {
         }
         (Ok(done), Ok(lost)) => {
             let both = done.iter().find_map(|(first, last)| {
-                let other = lost.iter().find(|(from, to)| first <= to && from <= last)?;
+                // Both are in order.
+                let at = lost.partition_point(|(_, to)| to < first);
+                let other = lost.get(at).filter(|(from, _)| from <= last)?;
                 Some((*first).max(other.0))
             });
             if let Some(index) = both {

@@ -42,12 +42,12 @@ pub fn validate<'v>(
 
 /// Checks `volumeMounts` and `volumeDevices` of one container against the volumes of its pod.
 pub fn uses(causes: &mut Causes, container: &Value, volumes: &Volumes<'_>, field: &str) {
-    let pairs = |list: &str, path: &str| -> Vec<(String, String)> {
-        let of = |(_, one): (usize, &Value)| (text(&one["name"]).into(), text(&one[path]).into());
-        items(&container[list]).map(of).collect()
+    let used = |list: &str, path: &str| {
+        let names = items(&container[list]).map(|(_, one)| text(&one["name"])).collect();
+        (names, items(&container[list]).map(|(_, one)| text(&one[path])).collect())
     };
     let (mounts, devices) =
-        (pairs("volumeMounts", "mountPath"), pairs("volumeDevices", "devicePath"));
+        (used("volumeMounts", "mountPath"), used("volumeDevices", "devicePath"));
     mount_list(causes, container, volumes, &devices, &format!("{field}.volumeMounts"));
     device_list(
         causes,
@@ -58,11 +58,14 @@ pub fn uses(causes: &mut Causes, container: &Value, volumes: &Volumes<'_>, field
     );
 }
 
+/// The volumes that a list names, and the paths where they are.
+type Used<'v> = (BTreeSet<&'v str>, BTreeSet<&'v str>);
+
 fn mount_list(
     causes: &mut Causes,
     container: &Value,
     volumes: &Volumes<'_>,
-    devices: &[(String, String)],
+    (devices, device_paths): &Used<'_>,
     list: &str,
 ) {
     let mut paths = BTreeSet::new();
@@ -81,11 +84,11 @@ fn mount_list(
         if !paths.insert(path) {
             causes.invalid(&format!("{field}.mountPath"), path, "must be unique");
         }
-        if devices.iter().any(|(device, _)| device == name) {
+        if devices.contains(name) {
             let why = "must not already exist in volumeDevices";
             causes.invalid(&format!("{field}.name"), name, why);
         }
-        if devices.iter().any(|(_, device)| device == path) {
+        if device_paths.contains(path) {
             let why = "must not already exist as a path in volumeDevices";
             causes.invalid(&format!("{field}.mountPath"), path, why);
         }
@@ -134,7 +137,7 @@ fn device_list(
     causes: &mut Causes,
     devices: &Value,
     volumes: &Volumes<'_>,
-    mounts: &[(String, String)],
+    (mounts, mount_paths): &Used<'_>,
     list: &str,
 ) {
     let (mut paths, mut seen) = (BTreeSet::new(), BTreeSet::new());
@@ -168,10 +171,10 @@ fn device_list(
         if path.split('/').any(is_up) {
             causes.invalid(&path_at, path, "can not contain backsteps ('..')");
         }
-        if mounts.iter().any(|(mount, _)| mount == name) {
+        if mounts.contains(name) {
             causes.invalid(&name_at, name, "must not already exist in volumeMounts");
         }
-        if mounts.iter().any(|(_, mount)| mount == path) {
+        if mount_paths.contains(path) {
             causes.invalid(&path_at, path, "must not already exist as a path in volumeMounts");
         }
     }
