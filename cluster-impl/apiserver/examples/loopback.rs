@@ -3,7 +3,7 @@
 //! `cargo run -p shakedown-apiserver --example loopback -- FILE` writes a kubeconfig to FILE and
 //! serves, from memory, until it is interrupted.
 
-#[path = "../tests/loopback/mod.rs"]
+#[path = "../tests/served/loopback/mod.rs"]
 mod loopback;
 
 use std::error::Error;

@@ -7,7 +7,7 @@ use machinery::Status;
 use crate::protobuf;
 
 /// The language of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Language {
     Json,
     Yaml,

@@ -5,7 +5,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::stream::BoxStream;
 use http::{HeaderName, HeaderValue, Response, header};
-use machinery::table::{IncludeObject, TableOptions, partial, table};
+use machinery::table::{IncludeObject, TableOptions, partial, scale_table, table};
 use machinery::{Kind, Object, Status, versions};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -190,6 +190,7 @@ fn write_content(out: &mut Vec<u8>, content: Content, style: Style) -> Result<La
         Content::Object(kind, stored) => write_object(out, kind, &stored, style)?,
         Content::List(list) if language == Language::Protobuf => {
             let objects = objects(&list.items)?;
+            let objects: Vec<_> = objects.into_iter().map(|one| served(list.kind, one)).collect();
             let (api_version, name) = (list.kind.api_version(), list.kind.list_kind());
             let named = match style.accept.form {
                 Form::Metadata => ("meta.k8s.io/v1", "PartialObjectMetadataList"),
@@ -228,7 +229,12 @@ fn write_content(out: &mut Vec<u8>, content: Content, style: Style) -> Result<La
                 return Ok(Language::Json);
             }
         },
-        Content::Value(value) => write_json(out, &value),
+        Content::Value(value) => match (style.accept.form, value["kind"].as_str()) {
+            (Form::Table(version), Some("Scale")) => {
+                write_json(out, &scale_table(&value, style.table(version)));
+            }
+            _ => write_json(out, &value),
+        },
         Content::Raw(..) | Content::Stream(_) => {}
     }
     Ok(language)
@@ -242,7 +248,7 @@ pub(crate) fn write_object(
     style: Style,
 ) -> Result<(), Status> {
     if style.accept.language == Language::Protobuf {
-        let object = stored.object()?;
+        let object = served(kind, stored.object()?);
         let bytes = match style.accept.form {
             Form::Metadata => protobuf::object(&partial(&object, "v1")),
             Form::Object | Form::Table(_) => protobuf::object(&object.0),

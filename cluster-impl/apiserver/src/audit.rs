@@ -6,6 +6,7 @@
 
 mod policy;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -54,6 +55,7 @@ struct Told {
     key: Option<ObjectKey>,
     revision: i64,
     fence: Option<String>,
+    annotations: BTreeMap<String, String>,
 }
 
 impl Noted {
@@ -72,6 +74,7 @@ impl Noted {
         let mut told = self.lock();
         told.key = trace.key;
         told.revision = trace.revision;
+        told.annotations = trace.annotations;
         told.fence = request.fence.as_ref().map(crate::fence::Fence::text);
     }
 }
@@ -157,6 +160,7 @@ impl Event {
             name: resource.as_ref().map(|one| one.key.name.as_str()).unwrap_or_default(),
         };
         let extent = trail.policy.extent(&asked);
+        server.metrics.audit_levels.add(&[extent.level.name()], 1.0);
         let id = text(ID).filter(|id| id.len() <= 64).map(str::to_owned);
         let id = id.unwrap_or_else(|| server.env.uid());
         let mut value = json!({
@@ -204,6 +208,9 @@ impl Event {
         }
         if told.revision != 0 {
             self.value["annotations"]["shakedown.dev/revision"] = told.revision.to_string().into();
+        }
+        for (key, value) in &told.annotations {
+            self.value["annotations"][key] = value.as_str().into();
         }
         if let Some(fence) = &told.fence {
             self.value["annotations"]["shakedown.dev/fence"] = fence.as_str().into();
@@ -396,7 +403,7 @@ mod tests {
         drop(watch);
         assert_eq!(taken(&events)[0]["stage"], "ResponseComplete");
         world.create(MAPS, config_map("lost", "1")).await;
-        let text = world.server.metrics.text();
+        let text = crate::metrics::text(&world.server).await;
         assert!(text.contains("apiserver_audit_error_total{plugin=\"log\"} 1\n"), "{text}");
     }
 }

@@ -18,6 +18,9 @@ use crate::outbound::{Nowhere, Outbound};
 /// Where the lines about writes go.
 pub type AuditSink = Arc<dyn Fn(AuditLine) + Send + Sync>;
 
+/// Tells figures in the text form that Prometheus reads.
+pub type Figures = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// Settings of one API server.
 #[derive(Clone)]
 pub struct Config {
@@ -73,6 +76,8 @@ pub struct Config {
     pub kubelet_certificate_authority: Option<Vec<u8>>,
     /// Told of every write, also of those that were refused.
     pub audit: Option<AuditSink>,
+    /// What `/metrics` says of the process, in the text form.
+    pub process_metrics: Option<Figures>,
 }
 
 impl Config {
@@ -104,6 +109,7 @@ impl Config {
             audit_trail: None,
             kubelet_certificate_authority: None,
             audit: None,
+            process_metrics: None,
         }
     }
 }

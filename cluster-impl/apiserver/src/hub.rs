@@ -248,7 +248,13 @@ impl Hubs {
         }
     }
 
+    /// How far each hub is.
+    pub(crate) fn revisions(&self) -> Vec<(&'static str, i64)> {
+        self.lock().iter().map(|(id, hub)| (*id, hub.lock().revision)).collect()
+    }
+
     fn make(&self, server: &Arc<ApiServer>, kind: &'static Kind, from: i64, events: WatchStream) {
+        server.metrics.watch_cache_initializations.add(&[kind.id], 1.0);
         let inner = Inner {
             floor: from - 1,
             revision: from - 1,
@@ -324,6 +330,8 @@ impl Hub {
     }
 
     fn hand_out(&self, server: &ApiServer, kind: &Kind, batch: WatchBatch) {
+        let count = batch.events.len() as f64;
+        server.metrics.watch_cache_received.add(&[kind.id], count);
         let changes: Vec<_> =
             batch.events.into_iter().map(|event| change(server, kind, event)).collect();
         let mut inner = self.lock();
@@ -352,6 +360,7 @@ impl Hub {
         {
             inner.floor = oldest.event.kv.mod_revision;
         }
+        server.metrics.watch_cache_dispatched.add(&[kind.id], count);
     }
 
     fn end(&self, why: &StoreError) {

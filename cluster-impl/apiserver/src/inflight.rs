@@ -36,7 +36,7 @@ impl Inflight {
 
     /// Begins a request for objects.
     pub(crate) fn enter(&self, request: &Request) -> Result<Option<Slot<'_>>, Status> {
-        let follows = || request.subresource == "log" && request.query.flag("follow") == Ok(true);
+        let follows = || request.subresource == "log" && request.query.flag("follow");
         let is_long = request.verb == Verb::Watch
             || LONG.contains(&request.subresource.as_str())
             || follows();

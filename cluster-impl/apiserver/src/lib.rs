@@ -28,6 +28,9 @@ mod decode;
 mod encryption;
 mod endpoints;
 mod fence;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hub;
 mod inflight;
 mod meta;
@@ -62,7 +65,7 @@ pub use audit::{AuditPolicy, AuditTrail, PolicyError};
 pub use authentication::x509::TlsError;
 pub use authentication::{ServiceAccounts, StaticTokens, Tls};
 pub use body::Body;
-pub use config::{AuditLine, AuthorizationMode, Config, User};
+pub use config::{AuditLine, AuthorizationMode, Config, Figures, User};
 pub use connect::upgrade::{Relay, Upgrade};
 pub use encryption::{EncryptionError, EncryptionSettings};
 pub use outbound::{Duplex, Identity, Outbound, OutboundError, Peer, Sockets, Trust, Upgraded};

@@ -6,12 +6,13 @@
 //! Invariant: no question is answered before the kind was listed once. While a kind cannot be followed its
 //! picture stays as it was, as upstream's informers do: a store in trouble must not keep writes waiting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use env::Task;
 use futures::StreamExt;
+use machinery::kinds::POD;
 use machinery::{Kind, Object, ObjectKey, Status, View};
 use tokio::sync::Notify;
 
@@ -33,13 +34,57 @@ pub(crate) struct Picture {
 /// One kind that is followed.
 #[derive(Default)]
 struct Followed {
-    view: Mutex<Option<View>>,
+    view: Mutex<Option<Seen>>,
     /// Wakes whoever waits for the first list, in order: a `watch` would wake them in random order.
     first: Notify,
     task: Mutex<Option<Task<()>>>,
 }
 
+/// What was seen of a kind.
+#[derive(Default)]
+struct Seen {
+    view: View,
+    /// Of pods: those of each node.
+    by_node: BTreeMap<String, BTreeSet<ObjectKey>>,
+}
+
+impl Seen {
+    fn put(&mut self, kind: &'static Kind, object: Arc<Object>) {
+        let (key, node) = (object.key(), object.text("/spec/nodeName").to_owned());
+        let old = self.view.put(kind, object);
+        self.off_node(old.as_deref());
+        if kind.id == POD.id && !node.is_empty() {
+            self.by_node.entry(node).or_default().insert(key);
+        }
+    }
+
+    fn take(&mut self, kind: &'static Kind, key: &ObjectKey) {
+        let old = self.view.take(kind, key);
+        self.off_node(old.as_deref());
+    }
+
+    fn off_node(&mut self, old: Option<&Object>) {
+        let Some(old) = old else { return };
+        let node = old.text("/spec/nodeName");
+        if let Some(keys) = self.by_node.get_mut(node) {
+            keys.remove(&old.key());
+            if keys.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
+    }
+}
+
 impl Picture {
+    /// The pods of a node, as far as they were seen: for whoever looks closer if that does not do.
+    pub(crate) fn pods_of(server: &ApiServer, node: &str) -> Vec<Arc<Object>> {
+        let followed = server.picture.followed(server, &POD);
+        let seen = followed.lock();
+        let Some(seen) = seen.as_ref() else { return Vec::new() };
+        let keys = seen.by_node.get(node).into_iter().flatten();
+        keys.filter_map(|key| seen.view.get(&POD, key).cloned()).collect()
+    }
+
     /// One object.
     pub(crate) async fn get(
         server: &ApiServer,
@@ -68,16 +113,17 @@ impl Picture {
         question: impl Fn(&View) -> T,
     ) -> Result<T, Status> {
         let followed = server.picture.followed(server, kind);
-        if let Some(answer) = followed.lock().as_ref().map(&question) {
+        let question = |seen: &Seen| question(&seen.view);
+        if let Some(answer) = followed.lock().as_ref().map(question) {
             return Ok(answer);
         }
         // Whoever waits from here on is woken, so a list that comes before the second look is not missed.
         let first = followed.first.notified();
-        if let Some(answer) = followed.lock().as_ref().map(&question) {
+        if let Some(answer) = followed.lock().as_ref().map(question) {
             return Ok(answer);
         }
         let _ = tokio::time::timeout(WAIT, first).await;
-        followed.lock().as_ref().map(&question).ok_or_else(|| {
+        followed.lock().as_ref().map(question).ok_or_else(|| {
             let why = format!("the server has not read its {} yet", kind.plural);
             status::retry(Status::new(503, "ServiceUnavailable", &why), 1)
         })
@@ -99,7 +145,7 @@ impl Picture {
 }
 
 impl Followed {
-    fn lock(&self) -> MutexGuard<'_, Option<View>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Seen>> {
         self.view.lock().expect("no code panics while it holds the view")
     }
 }
@@ -128,7 +174,7 @@ async fn follow(
     let (Some(strong), Some(seen)) = (server.upgrade(), followed.upgrade()) else { return Ok(()) };
     let selection = Selection::read(kind, &ObjectKey::new("", ""), &Query::parse(""))?;
     let found = list::everything(&strong, &selection, None).await?;
-    let mut view = View::default();
+    let mut view = Seen::default();
     for kv in &found.kvs {
         view.put(kind, strong.decoded.object(kv)?);
     }
@@ -147,7 +193,7 @@ async fn follow(
             let mut view = seen.lock();
             let view = view.get_or_insert_default();
             match object {
-                Some(object) => drop(view.put(kind, object)),
+                Some(object) => view.put(kind, object),
                 None => {
                     if let Some(key) = storage_key::parse(kind, &event.kv.key) {
                         view.take(kind, &key);
@@ -164,7 +210,7 @@ mod tests {
     use machinery::kinds::CONFIG_MAP;
 
     use super::*;
-    use crate::testing::{MAPS, World, config_map};
+    use crate::testing::{MAPS, PODS, World, config_map, pod};
 
     async fn names(world: &World, namespace: &str) -> Vec<String> {
         let all = Picture::all(&world.server, &CONFIG_MAP, namespace).await.unwrap();
@@ -184,6 +230,32 @@ mod tests {
         let key = ObjectKey::new("default", "b");
         let found = Picture::get(&world.server, &CONFIG_MAP, &key).await.unwrap().unwrap();
         assert_eq!(found.text("/data/key"), "1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pods_of_a_node_come_and_go_with_them() {
+        let world = World::new().await;
+        let names = |node: &str| -> Vec<String> {
+            let pods = Picture::pods_of(&world.server, node);
+            pods.iter().map(|pod| pod.name().to_owned()).collect()
+        };
+        let bound = |name: &str, node: &str| {
+            let mut body = pod(name);
+            body["spec"]["nodeName"] = node.into();
+            body
+        };
+        world.create(PODS, bound("a", "n-1")).await;
+        assert_eq!(names("n-1"), [""; 0], "nothing was seen yet");
+        world.env.sleep(Duration::from_secs(1)).await;
+        assert_eq!(names("n-1"), ["a"]);
+        world.create(PODS, pod("b")).await;
+        world.create(PODS, bound("c", "n-2")).await;
+        let to = serde_json::json!({"apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": "b"}, "target": {"kind": "Node", "name": "n-1"}});
+        world.create(&format!("{PODS}/b/binding"), to).await;
+        world.delete(&format!("{PODS}/a?gracePeriodSeconds=0")).await;
+        world.env.sleep(Duration::from_secs(1)).await;
+        assert_eq!((names("n-1"), names("n-2")), (vec!["b".to_owned()], vec!["c".to_owned()]));
     }
 
     #[tokio::test(start_paused = true)]

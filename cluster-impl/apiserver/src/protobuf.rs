@@ -22,7 +22,7 @@ pub(crate) use write::{event, is_writable, list, object};
 pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 /// How every body begins.
-const MAGIC: &[u8] = b"k8s\0";
+pub(crate) const MAGIC: &[u8] = b"k8s\0";
 /// Deeper nesting is refused.
 const DEPTH_MAX: usize = 64;
 

@@ -37,33 +37,25 @@ impl Query {
         self.pairs.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// A boolean as upstream reads it: present without value is true.
-    pub(crate) fn flag(&self, name: &str) -> Result<bool, Status> {
-        self.optional_flag(name).map(Option::unwrap_or_default)
+    /// A boolean as upstream reads it: absent is false.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.optional_flag(name).unwrap_or_default()
     }
 
-    /// A boolean that may be absent.
-    pub(crate) fn optional_flag(&self, name: &str) -> Result<Option<bool>, Status> {
-        match self.find(name) {
-            None => Ok(None),
-            Some("" | "1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(Some(true)),
-            Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(Some(false)),
-            Some(other) => Err(Status::bad_request(format!(
-                "invalid value for query parameter {name}: \"{other}\" is not a boolean"
-            ))),
-        }
+    /// A boolean that may be absent. As upstream (`Convert_Slice_string_To_bool` of apimachinery's
+    /// runtime/conversion.go) only `false` and `0` are false: any other value is true, also none.
+    pub(crate) fn optional_flag(&self, name: &str) -> Option<bool> {
+        self.find(name).map(|text| text != "0" && !text.eq_ignore_ascii_case("false"))
     }
 
-    /// An integer; `None` if absent or empty.
+    /// An integer; `None` if absent. An empty value is no integer, as for `strconv.ParseInt`.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, Status> {
-        match self.text(name) {
-            "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!(
-                    "invalid value for query parameter {name}: \"{text}\" is not an integer"
-                ))
-            }),
-        }
+        let Some(text) = self.find(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!(
+                "invalid value for query parameter {name}: \"{text}\" is not an integer"
+            ))
+        })
     }
 }
 
@@ -110,12 +102,47 @@ mod tests {
     fn pairs_are_decoded() {
         let query = Query::parse("labelSelector=app%3Dweb%2Ctier+in+%28a%29&watch&limit=5&x=100%");
         assert_eq!(query.text("labelSelector"), "app=web,tier in (a)");
-        assert_eq!(query.flag("watch"), Ok(true));
-        assert_eq!(query.flag("absent"), Ok(false));
+        assert!(query.flag("watch"));
+        assert!(!query.flag("absent"));
         assert_eq!(query.integer("limit"), Ok(Some(5)));
         assert_eq!(query.text("x"), "100%");
         assert!(query.integer("x").is_err());
-        assert!(query.flag("limit").is_err());
         assert_eq!(query.all("limit").count(), 1);
+    }
+
+    #[test]
+    fn only_false_and_zero_are_false() {
+        for (text, expected) in [
+            ("", None),
+            ("watch", Some(true)),
+            ("watch=", Some(true)),
+            ("watch=1", Some(true)),
+            ("watch=null", Some(true)),
+            ("watch=f", Some(true)),
+            ("watch=00", Some(true)),
+            ("watch=0", Some(false)),
+            ("watch=FaLsE", Some(false)),
+            ("watch=false&watch=true", Some(false)),
+        ] {
+            assert_eq!(Query::parse(text).optional_flag("watch"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_value_is_no_integer() {
+        for (text, expected) in [
+            ("", Ok(None)),
+            ("limit=-9223372036854775808", Ok(Some(i64::MIN))),
+            ("limit=%2B5", Ok(Some(5))),
+            ("limit=+5", Err(400)),
+            ("limit=", Err(400)),
+            ("limit", Err(400)),
+            ("limit=9223372036854775808", Err(400)),
+            ("limit= 1", Err(400)),
+            ("limit=0x1", Err(400)),
+        ] {
+            let found = Query::parse(text).integer("limit").map_err(|status| status.code);
+            assert_eq!(found, expected, "{text}");
+        }
     }
 }

@@ -52,8 +52,21 @@ pub(crate) enum Endpoint {
     OpenIdConfiguration,
     /// `/openid/v1/jwks`
     OpenIdKeys,
+    /// `/apis/metrics.k8s.io/v1beta1/..`: what nodes or pods use.
+    Usage(Usage),
     /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews` and its kin: group, namespace, plural.
     Review(String, String, String),
+}
+
+/// Whose use of resources is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// `nodes` or `pods`.
+    pub(crate) plural: &'static str,
+    /// Of pods; empty for all namespaces.
+    pub(crate) namespace: String,
+    /// Empty for a list.
+    pub(crate) name: String,
 }
 
 impl Endpoint {
@@ -91,6 +104,7 @@ pub(crate) fn route_among(path: &str, find: &Find<'_>) -> Route {
         ["apis", group, "v1", "namespaces", namespace, review] if REVIEWS.contains(group) => {
             review_of(group, namespace, review)
         }
+        ["apis", "metrics.k8s.io", "v1beta1", rest @ ..] => usage(rest),
         ["api", version, rest @ ..] => resource(("", version), rest, find),
         ["apis", group, version, rest @ ..] => resource((group, version), rest, find),
         ["openapi", "v2"] => Route::Endpoint(Endpoint::OpenApiV2),
@@ -110,6 +124,19 @@ pub(crate) fn route_among(path: &str, find: &Find<'_>) -> Route {
 fn review_of(group: &str, namespace: &str, plural: &str) -> Route {
     let [group, namespace, plural] = [group, namespace, plural].map(str::to_owned);
     Route::Endpoint(Endpoint::Review(group, namespace, plural))
+}
+
+fn usage(rest: &[&str]) -> Route {
+    let (plural, namespace, name) = match rest {
+        ["nodes"] => ("nodes", "", ""),
+        ["nodes", name] => ("nodes", "", *name),
+        ["pods"] => ("pods", "", ""),
+        ["namespaces", namespace, "pods"] => ("pods", *namespace, ""),
+        ["namespaces", namespace, "pods", name] => ("pods", *namespace, *name),
+        _ => return Route::Unknown,
+    };
+    let [namespace, name] = [namespace, name].map(decode_path);
+    Route::Endpoint(Endpoint::Usage(Usage { plural, namespace, name }))
 }
 
 fn group_version(group: &str, version: &str) -> Route {
@@ -182,6 +209,12 @@ mod tests {
             ("/readyz/etcd", r#"Health("readyz", "etcd")"#),
             ("/openapi/v3/apis/apps/v1", r#"OpenApi("apis/apps/v1")"#),
             ("/openapi/v2", "OpenApiV2"),
+            (
+                "/apis/metrics.k8s.io/v1beta1/namespaces/a/pods/web",
+                r#"Usage(Usage { plural: "pods", namespace: "a", name: "web" })"#,
+            ),
+            ("/apis/metrics.k8s.io/v1beta1/pods/web", "unknown"),
+            ("/apis/metrics.k8s.io/v1beta1", r#"GroupVersion("metrics.k8s.io", "v1beta1")"#),
         ] {
             assert_eq!(told(path), expected, "{path}");
         }

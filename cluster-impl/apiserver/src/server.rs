@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use env::{Env, Sabotage};
 use http::{Method, Response, header};
+use machinery::kinds::ENDPOINTS;
 use machinery::table::IncludeObject;
 use machinery::{Cause, ObjectKey, Status, managed_fields};
 use storage::Store;
@@ -27,12 +28,17 @@ use crate::encryption::Encrypted;
 use crate::fence::{self, Fence};
 use crate::hub::Hubs;
 use crate::inflight::Inflight;
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Measured, Metrics};
 use crate::picture::Picture;
 use crate::query::Query;
 use crate::request::{Request, Trace, Verb};
 use crate::route::{Endpoint, Resource, Route, route, route_among};
+use crate::verbs::event_cache::EventCache;
 use crate::{connect, endpoints, protobuf, status, verbs};
+
+/// What upstream says of Endpoints, to readers and writers, from this version on.
+const ENDPOINTS_ARE_OLD: &str =
+    "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
 /// One API server over one store.
 pub struct ApiServer {
@@ -44,7 +50,9 @@ pub struct ApiServer {
     pub(crate) decoded: Decoded,
     pub(crate) namespaces: Namespaces,
     pub(crate) hubs: Hubs,
-    pub(crate) metrics: Metrics,
+    /// What watches were told lately.
+    pub(crate) events: EventCache,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) inflight: Inflight,
     pub(crate) closing: tokio::sync::watch::Sender<bool>,
     pub(crate) is_bootstrapped: AtomicBool,
@@ -53,6 +61,8 @@ pub struct ApiServer {
     pub(crate) turns: Turns,
     pub(crate) customs: Customs,
     pub(crate) aggregation: Aggregation,
+    /// What containers had used when they were last looked at.
+    pub(crate) usage: endpoints::Samples,
     /// Itself, for work that goes on in the background.
     pub(crate) myself: Weak<ApiServer>,
 }
@@ -63,6 +73,8 @@ impl ApiServer {
         if env.sabotaged(Sabotage::DefaultTolerationCut) {
             config.unreachable_toleration_s /= 10;
         }
+        let metrics = Arc::new(Metrics::default());
+        let store: Arc<dyn Store> = Arc::new(Measured::new(env.clone(), store, metrics.clone()));
         let encrypted = config
             .encryption
             .clone()
@@ -78,7 +90,8 @@ impl ApiServer {
             decoded: Decoded::default(),
             namespaces: Namespaces::default(),
             hubs: Hubs::default(),
-            metrics: Metrics::default(),
+            events: EventCache::default(),
+            metrics,
             inflight,
             closing: tokio::sync::watch::Sender::new(false),
             is_bootstrapped: AtomicBool::new(false),
@@ -87,6 +100,7 @@ impl ApiServer {
             turns: Turns::default(),
             customs: Customs::default(),
             aggregation: Aggregation::default(),
+            usage: endpoints::Samples::default(),
             myself: myself.clone(),
         })
     }
@@ -140,6 +154,7 @@ impl ApiServer {
         shown: Shown,
         request: http::Request<Bytes>,
     ) -> Response<Body> {
+        let began = self.env.instant();
         let user = authentication::asker(self, shown, request.headers()).await;
         let user = user.and_then(|user| match user.is_anonymous() {
             true if !self.config.anonymous_auth && !is_open(&request) => {
@@ -147,6 +162,7 @@ impl ApiServer {
             }
             _ => Ok(user),
         });
+        self.metrics.authenticated(user.as_ref().map_err(|status| status.code), began);
         if let Some(trail) = &self.config.audit_trail {
             return audit::around(self, trail, user, request).await;
         }
@@ -158,6 +174,20 @@ impl ApiServer {
 
     /// Answers one request of a user whom somebody vouches for.
     pub(crate) async fn answer_as(
+        self: &Arc<Self>,
+        user: User,
+        request: http::Request<Bytes>,
+        noted: &Noted,
+    ) -> Response<Body> {
+        let counted = Counted::begin(self, &request);
+        let response = self.answer_known(user, request, noted).await;
+        match counted {
+            Some(counted) => counted.end(response),
+            None => response,
+        }
+    }
+
+    async fn answer_known(
         self: &Arc<Self>,
         user: User,
         request: http::Request<Bytes>,
@@ -228,8 +258,11 @@ impl ApiServer {
         let is_elsewhere = match found {
             Route::Unknown => true,
             Route::Endpoint(Endpoint::GroupVersion(group, version)) => {
-                !group.is_empty() && !self.serves(group, version)
+                // Whoever registers a metrics server of their own is asked instead of this one.
+                let is_replaceable = group == endpoints::USAGE_GROUP;
+                !group.is_empty() && (is_replaceable || !self.serves(group, version))
             }
+            Route::Endpoint(Endpoint::Usage(_)) => true,
             _ => false,
         };
         let (group, version, _) = aggregation::split(path).filter(|_| is_elsewhere)?;
@@ -268,9 +301,12 @@ impl ApiServer {
 
     async fn dispatch(self: &Arc<Self>, request: &Request) -> Result<Answer, Status> {
         authorization::authorize_request(self, request).await?;
-        if let Some(custom) = request.kind.custom {
-            request.warn(custom.deprecation.iter().cloned().collect());
-        }
+        let deprecation = match request.kind.custom {
+            Some(custom) => custom.deprecation.as_deref(),
+            None if request.kind.id == ENDPOINTS.id => Some(ENDPOINTS_ARE_OLD),
+            None => None,
+        };
+        request.warn(deprecation.into_iter().map(str::to_owned).collect());
         verbs::dispatch(self, request).await
     }
 
@@ -283,7 +319,6 @@ impl ApiServer {
             Ok(answer) => answer.code,
             Err(status) => status.code,
         };
-        self.metrics.count(request, code);
         if !request.verb.is_write() || request.verb == Verb::DeleteCollection && answer.is_ok() {
             return;
         }
@@ -345,15 +380,8 @@ fn read(
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let fence = text(fence::HEADER).map(Fence::parse).transpose()?;
     let manager = manager(verb, &query, text("user-agent").unwrap_or_default())?;
-    let dry_run = match query.all("dryRun").collect::<Vec<_>>().as_slice() {
-        [] => false,
-        ["All"] => true,
-        other => {
-            return Err(Status::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            )));
-        }
-    };
+    check_options(verb, &query)?;
+    let dry_run = query.all("dryRun").next().is_some();
     let dry_run = AtomicBool::new(dry_run);
     let content_type = text("content-type").unwrap_or_default().to_owned();
     let trace = std::sync::Mutex::default();
@@ -376,6 +404,36 @@ fn read(
     })
 }
 
+/// The options of a write, as far as they are words from a list.
+fn check_options(verb: Verb, query: &Query) -> Result<(), Status> {
+    let Some(options) = options(verb) else { return Ok(()) };
+    let refused = |field: &str, found: &str, known: &str| {
+        let message = format!("Unsupported value: {found:?}: supported values: {known}");
+        let reason = "FieldValueNotSupported".into();
+        let cause = Cause { reason, message, field: field.into() };
+        Err(Status::invalid("meta.k8s.io", options, "", &[cause]))
+    };
+    if let Some(other) = query.all("dryRun").find(|mode| *mode != "All") {
+        return refused("dryRun", other, "\"All\"");
+    }
+    let known = ["", "Ignore", "Warn", "Strict"];
+    match query.text("fieldValidation") {
+        mode if known.contains(&mode) || verb == Verb::Delete => Ok(()),
+        other => refused("fieldValidation", other, "\"Ignore\", \"Warn\", \"Strict\""),
+    }
+}
+
+/// What the options of a verb are called; nothing for those that change nothing.
+fn options(verb: Verb) -> Option<&'static str> {
+    match verb {
+        Verb::Create => Some("CreateOptions"),
+        Verb::Update => Some("UpdateOptions"),
+        Verb::Patch => Some("PatchOptions"),
+        Verb::Delete | Verb::DeleteCollection => Some("DeleteOptions"),
+        _ => None,
+    }
+}
+
 /// A name stands in a key of the store, so it must be one segment of a path.
 fn check_segment(what: &str, name: &str) -> Result<(), Status> {
     let why = match name {
@@ -392,11 +450,9 @@ fn check_segment(what: &str, name: &str) -> Result<(), Status> {
 
 /// The name under which a writer owns what it writes.
 fn manager(verb: Verb, query: &Query, agent: &str) -> Result<String, Status> {
-    let options = match verb {
-        Verb::Create => "CreateOptions",
-        Verb::Update => "UpdateOptions",
-        Verb::Patch => "PatchOptions",
-        _ => return Ok(String::new()),
+    let options = match options(verb) {
+        None | Some("DeleteOptions") => return Ok(String::new()),
+        Some(options) => options,
     };
     let named = query.text("fieldManager");
     if let Some(message) = managed_fields::check_manager(named) {
@@ -417,7 +473,7 @@ pub(crate) fn verb(
 ) -> Result<Verb, Status> {
     let is_collection = key.name.is_empty();
     Ok(match *method {
-        Method::GET if query.flag("watch")? => Verb::Watch,
+        Method::GET if query.flag("watch") => Verb::Watch,
         Method::GET if is_collection => Verb::List,
         Method::GET => Verb::Get,
         Method::POST if is_collection || !subresource.is_empty() => Verb::Create,
@@ -443,7 +499,7 @@ mod tests {
     async fn who_shows_no_certificate_may_only_ask_for_health() {
         let world = World::new().await;
         for (path, code) in [
-            ("/livez", 200),
+            ("/livez/ping", 200),
             ("/readyz", 500),
             ("/version", 200),
             ("/api", 401),
@@ -513,8 +569,9 @@ mod tests {
         let metrics = world.send(Method::GET, "/metrics", &[], Bytes::new()).await;
         let text = metrics.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(text.to_vec()).unwrap();
-        let line = "apiserver_request_total{code=\"409\",group=\"\",resource=\"configmaps\",\
-                    subresource=\"\",verb=\"POST\"} 1";
+        let line = "apiserver_request_total{code=\"409\",component=\"apiserver\",dry_run=\"\",group=\"\",\
+                    resource=\"configmaps\",scope=\"resource\",subresource=\"\",verb=\"POST\",\
+                    version=\"v1\"} 1";
         assert!(text.lines().any(|one| one == line), "{text}");
     }
 
@@ -605,7 +662,7 @@ mod tests {
         let ready = world.send(Method::GET, "/readyz?verbose", &[], Bytes::new()).await;
         assert_eq!(ready.status(), 200);
         let body = ready.into_body().collect().await.unwrap().to_bytes();
-        assert!(body.starts_with(b"[+]ping ok\n[+]etcd ok\n"), "{body:?}");
+        assert!(body.starts_with(b"[+]ping ok\n[+]log ok\n[+]etcd ok\n"), "{body:?}");
         world.cluster.set_up(0, false);
         for (path, code) in [("/livez/ping", 200), ("/livez/etcd", 500), ("/livez/frob", 404)] {
             let response = world.send(Method::GET, path, &[], Bytes::new()).await;

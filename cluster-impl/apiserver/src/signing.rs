@@ -67,18 +67,15 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::testing::{World, named, text};
+    use crate::testing::{CERTIFICATE_REQUEST, World, named, text};
 
     const PATH: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    /// The frame of a request around nothing.
-    const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KQUE9PQotLS0tLUVORCBDRVJU\
-        SUZJQ0FURSBSRVFVRVNULS0tLS0K";
 
     #[tokio::test(start_paused = true)]
     async fn a_request_is_asked_for_and_approved() {
         let world = World::new().await;
         let mut body = named("certificates.k8s.io/v1", "CertificateSigningRequest", "jane");
-        body["spec"] = json!({"request": REQUEST, "usages": ["client auth"], "username": "root",
+        body["spec"] = json!({"request": CERTIFICATE_REQUEST, "usages": ["client auth"], "username": "root",
             "signerName": "kubernetes.io/kube-apiserver-client"});
         let created = world.create(PATH, body).await;
         assert_eq!(created["spec"]["username"], "kubernetes-admin");

@@ -310,3 +310,12 @@ pub(crate) fn deployment(name: &str) -> Value {
 pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
 pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 pub(crate) const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+
+/// A request for `CN=jane`, signed by its own key.
+pub(crate) const CERTIFICATE_REQUEST: &str = "\
+    LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlISk1IRUNBUUF3RHpFTk1Bc0dBMVVFQXd3\
+    RWFtRnVaVEJaTUJNR0J5cUdTTTQ5QWdFR0NDcUdTTTQ5QXdFSApBMElBQkV3MFl1ajYxbDJIRWZsRDd1UzNE\
+    aTkwVW9nSEEyc0MwY05pVGF4NUVJdFpBaGgveUYwZ3RkOVFWY0FUCmdJSWRzTXp6VnRETzRpQVQ3Z1R5RHdY\
+    Z3czV2dBREFLQmdncWhrak9QUVFEQWdOSUFEQkZBaUFCVnVxK0lQNWoKNG5NQkVTYmEzYkp1aWo3T3pkNTBo\
+    S0Q4Nng1MHAxeWV6UUloQUs2OERyVHk3MmZFL2VyWHBUU09kSXdnaWtQMwpUbm9MbGlqRmJwS0pUemphCi0t\
+    LS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=";

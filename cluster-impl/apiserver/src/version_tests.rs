@@ -1,6 +1,8 @@
 //! One stored kind under two versions: whatever is done in one form is seen in the other.
 
+use bytes::Bytes;
 use http::Method;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::testing::{World, text};
@@ -110,6 +112,27 @@ async fn watches_and_tables_speak_the_form_that_is_asked_for() {
     let core = [("accept", TABLE)];
     let (_, before) = world.call_with(Method::GET, CORE, &core, &Value::Null).await;
     assert_eq!(before["rows"][0]["cells"], table["rows"][0]["cells"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn protobuf_holds_the_form_that_is_asked_for() {
+    let world = World::new().await;
+    let accept = [("accept", "application/vnd.kubernetes.protobuf")];
+    let mut watch =
+        world.send(Method::GET, &format!("{NEW}?watch=true"), &accept, Bytes::new()).await;
+    world.create(CORE, old_event("a")).await;
+    for (path, is_list) in [(format!("{NEW}/a"), false), (NEW.to_owned(), true)] {
+        let answer = world.send(Method::GET, &path, &accept, Bytes::new()).await;
+        assert_eq!(answer.headers()["content-type"], "application/vnd.kubernetes.protobuf");
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        let value = crate::protobuf::read(&bytes).unwrap();
+        assert_eq!(text(&value["apiVersion"]), "events.k8s.io/v1", "{path}");
+        let one = if is_list { &value["items"][0] } else { &value };
+        assert_eq!(text(&one["note"]), "made it", "{value}");
+    }
+    let told = watch.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains("events.k8s.io/v1"), "{told}");
 }
 
 #[tokio::test(start_paused = true)]

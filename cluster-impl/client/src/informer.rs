@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use env::{Backoff, Env, Sabotage};
+use env::{Backoff, Env, Sabotage, Signal};
 use futures::io::AsyncBufReadExt;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{AsyncBufRead, Stream, StreamExt};
@@ -25,6 +25,8 @@ use crate::{ApiClient, ApiError, ListOptions};
 const SILENCE_MAX: Duration = Duration::from_secs(25);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The field selector of one object, before its name.
+const NAME_FIELD: &str = "metadata.name=";
 
 /// One thing to watch.
 #[derive(Clone)]
@@ -47,9 +49,26 @@ impl Watched {
     pub fn rare(kind: &'static Kind) -> Self {
         Self { is_rare: true, ..Self::all(kind) }
     }
+
+    /// One object, which hardly ever changes.
+    fn one(kind: &'static Kind, key: &ObjectKey) -> Self {
+        let (namespace, fields) = (key.namespace.clone(), format!("{NAME_FIELD}{}", key.name));
+        Self {
+            options: ListOptions { namespace, fields, ..ListOptions::default() },
+            ..Self::rare(kind)
+        }
+    }
+
+    /// Whether an object of this key could be among those that are watched.
+    fn covers(&self, key: &ObjectKey) -> bool {
+        let ListOptions { namespace, fields, .. } = &self.options;
+        (namespace.is_empty() || key.namespace == *namespace)
+            && fields.strip_prefix(NAME_FIELD).is_none_or(|name| name == key.name)
+    }
 }
 
-/// One change of the view.
+/// One change of the view. An object that is followed alone and does not exist is told once, as one that
+/// neither was nor is.
 #[derive(Clone, Debug)]
 pub struct Informed {
     /// Which kind.
@@ -76,15 +95,16 @@ enum Told {
 pub struct Informer {
     client: ApiClient,
     env: Env,
-    silence: Arc<tokio::sync::watch::Sender<()>>,
-    heard: tokio::sync::watch::Receiver<()>,
+    silence: Arc<Signal>,
     /// How many things were to be watched from the start.
     initial: usize,
-    /// What was followed later and is not any more, by its place.
-    left: BTreeSet<usize>,
     /// Dropped, each ends its feed.
     stops: BTreeMap<usize, futures::channel::oneshot::Sender<()>>,
-    watched: Vec<Watched>,
+    /// What is watched, by its number; what is left is taken out.
+    watched: BTreeMap<usize, Watched>,
+    next_number: usize,
+    /// The numbers of the objects that are followed alone.
+    alone: BTreeMap<(&'static str, ObjectKey), usize>,
     feeds: SelectAll<BoxStream<'static, (usize, Told)>>,
     view: View,
     listed: BTreeSet<usize>,
@@ -96,22 +116,20 @@ pub struct Informer {
 impl Informer {
     /// An informer; it does nothing until [`Informer::sync`] or [`Informer::next`] is awaited.
     pub fn new(client: ApiClient, env: Env, watched: Vec<Watched>) -> Self {
-        let (silence, heard) = tokio::sync::watch::channel(());
-        let silence = Arc::new(silence);
         let mut informer = Self {
             initial: watched.len(),
-            watched: Vec::with_capacity(watched.len()),
+            watched: BTreeMap::new(),
+            next_number: 0,
+            alone: BTreeMap::new(),
             feeds: SelectAll::new(),
             view: View::default(),
             listed: BTreeSet::new(),
-            left: BTreeSet::new(),
             stops: BTreeMap::new(),
             pending: VecDeque::new(),
             keeps_gone: env.sabotaged(Sabotage::RelistKeepsGone),
             client,
             env,
-            silence,
-            heard,
+            silence: Arc::default(),
         };
         for watched in watched {
             informer.add(watched);
@@ -119,9 +137,10 @@ impl Informer {
         informer
     }
 
-    fn add(&mut self, watched: Watched) {
-        let index = self.watched.len();
-        self.watched.push(watched.clone());
+    fn add(&mut self, watched: Watched) -> usize {
+        let index = self.next_number;
+        self.next_number += 1;
+        self.watched.insert(index, watched.clone());
         let label = format!("informer/{}", watched.kind.id);
         let feed = Feed {
             client: self.client.clone(),
@@ -130,7 +149,7 @@ impl Informer {
             watched,
             state: State::Relist,
             silence: self.silence.clone(),
-            heard: self.heard.clone(),
+            heard: self.silence.count(),
         };
         let (stop, stopped) = futures::channel::oneshot::channel::<()>();
         self.stops.insert(index, stop);
@@ -139,13 +158,31 @@ impl Informer {
             Some(((index, told), feed))
         });
         self.feeds.push(told.take_until(stopped).boxed());
+        index
+    }
+
+    /// Follows one object, beside what is watched of its kind. Once it is known, [`Informer::next`] tells
+    /// it, or that it does not exist. Nothing if it is followed already.
+    pub fn follow_one(&mut self, kind: &'static Kind, key: &ObjectKey) {
+        if !self.alone.contains_key(&(kind.id, key.clone())) {
+            let index = self.add(Watched::one(kind, key));
+            self.alone.insert((kind.id, key.clone()), index);
+        }
+    }
+
+    /// Follows one object no more, and forgets it without a word.
+    pub fn leave_one(&mut self, kind: &'static Kind, key: &ObjectKey) {
+        if let Some(index) = self.alone.remove(&(kind.id, key.clone())) {
+            self.end(index);
+            self.view.take(kind, key);
+        }
     }
 
     /// Follows a kind that came up later, such as a custom one; nothing if it is followed already.
     /// A kind of the same id that is followed is followed no more.
     pub fn follow(&mut self, watched: Watched) {
         let same = self.live(watched.kind.id);
-        if same.iter().any(|index| std::ptr::eq(self.watched[*index].kind, watched.kind)) {
+        if same.iter().any(|index| std::ptr::eq(self.watched[index].kind, watched.kind)) {
             return;
         }
         self.stop(watched.kind.id);
@@ -154,7 +191,7 @@ impl Informer {
 
     /// Follows a kind no more, and forgets its objects.
     pub fn leave(&mut self, id: &str) {
-        let kind = self.live(id).first().map(|index| self.watched[*index].kind);
+        let kind = self.live(id).first().map(|index| self.watched[index].kind);
         let Some(kind) = kind else { return };
         self.stop(id);
         let keys: Vec<ObjectKey> = self.view.all(kind).map(|object| object.key()).collect();
@@ -163,18 +200,22 @@ impl Informer {
         }
     }
 
-    /// The places of a kind that is followed.
+    /// The numbers under which a kind is followed.
     fn live(&self, id: &str) -> Vec<usize> {
-        let is_it =
-            |index: &usize| self.watched[*index].kind.id == id && !self.left.contains(index);
-        (0..self.watched.len()).filter(is_it).collect()
+        let of_kind = self.watched.iter().filter(|(_, watched)| watched.kind.id == id);
+        of_kind.map(|(index, _)| *index).collect()
     }
 
     fn stop(&mut self, id: &str) {
-        for place in self.live(id) {
-            self.left.insert(place);
-            self.stops.remove(&place);
+        for index in self.live(id) {
+            self.end(index);
         }
+    }
+
+    fn end(&mut self, index: usize) {
+        self.watched.remove(&index);
+        self.listed.remove(&index);
+        self.stops.remove(&index);
     }
 
     /// Waits until every kind was listed once. What was listed is reported by [`Informer::next`].
@@ -186,7 +227,8 @@ impl Informer {
 
     /// Whether every kind was listed once.
     pub fn has_synced(&self) -> bool {
-        self.listed.len() >= self.initial
+        let is_open = |index: &usize| self.watched.contains_key(index);
+        (0..self.initial).filter(is_open).all(|index| self.listed.contains(&index))
     }
 
     /// The next change, already in the view. Cancel-safe.
@@ -215,10 +257,7 @@ impl Informer {
             return std::future::pending().await;
         };
         // What a feed said before it was left is of no interest any more.
-        if self.left.contains(&index) {
-            return;
-        }
-        let kind = self.watched[index].kind;
+        let Some(kind) = self.watched.get(&index).map(|watched| watched.kind) else { return };
         match told {
             Told::Listed(objects) => {
                 self.replace(index, objects);
@@ -230,16 +269,22 @@ impl Informer {
     }
 
     fn replace(&mut self, index: usize, objects: Vec<Object>) {
-        let kind = self.watched[index].kind;
+        let Some(watched) = self.watched.get(&index) else { return };
+        let kind = watched.kind;
         let keep: BTreeSet<ObjectKey> = objects.iter().map(Object::key).collect();
-        let namespace = &self.watched[index].options.namespace;
         let gone: Vec<ObjectKey> = self
             .view
             .all(kind)
             .map(|object| object.key())
-            .filter(|key| !keep.contains(key))
-            .filter(|key| namespace.is_empty() || key.namespace == *namespace)
+            .filter(|key| !keep.contains(key) && watched.covers(key))
             .collect();
+        let alone = self.alone.iter().find(|(_, number)| **number == index);
+        if let Some(((_, key), _)) = alone
+            && !self.listed.contains(&index)
+            && objects.is_empty()
+        {
+            self.pending.push_back(Informed { kind, key: key.clone(), old: None, new: None });
+        }
         for key in if self.keeps_gone { Vec::new() } else { gone } {
             self.take(kind, &key);
         }
@@ -283,8 +328,9 @@ struct Feed {
     backoff: Backoff,
     state: State,
     /// Where a feed says that it hears nothing, and where a rare one hears of it.
-    silence: Arc<tokio::sync::watch::Sender<()>>,
-    heard: tokio::sync::watch::Receiver<()>,
+    silence: Arc<Signal>,
+    /// How often that was said when this watch began.
+    heard: u64,
 }
 
 impl Feed {
@@ -312,7 +358,7 @@ impl Feed {
                 State::Rewatch { revision } => {
                     let revision = revision.clone();
                     let Watched { kind, options, is_rare } = &self.watched;
-                    self.heard.mark_unchanged();
+                    self.heard = self.silence.count();
                     match self.client.watch(kind, options, &revision, !is_rare).await {
                         Ok(events) => self.state = State::Watching { revision, events },
                         Err(error) => self.broken(revision, &error).await,
@@ -325,7 +371,7 @@ impl Feed {
                         tokio::select! {
                             biased;
                             event = events.next() => Some(event),
-                            _ = self.heard.changed() => None,
+                            _ = self.silence.after(self.heard) => None,
                         }
                     } else {
                         tokio::time::timeout(most, events.next()).await.ok()
@@ -343,7 +389,7 @@ impl Feed {
                         None => {
                             if !self.watched.is_rare {
                                 self.client.give_up_current();
-                                self.silence.send_replace(());
+                                self.silence.raise();
                             }
                             self.state = State::Rewatch { revision };
                         }
@@ -517,6 +563,52 @@ mod tests {
         assert!(quiet.is_err(), "nothing more is told");
         informer.follow(Watched::rare(&SECRET));
         assert_eq!(told(&informer.next().await), "s -->7");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_object_is_followed_beside_others_of_its_kind_and_left_again() {
+        let asked = Arc::new(Mutex::new(Vec::<String>::new()));
+        let notes = asked.clone();
+        // `a` is there until its watch has expired; `b` is there for ever; `c` never was.
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let uri = request.uri().to_string();
+            let mut notes = notes.lock().unwrap();
+            let earlier = notes.iter().filter(|other| **other == uri).count();
+            notes.push(uri.clone());
+            let (of_a, of_b) = (uri.contains("name%3Da"), uri.contains("name%3Db"));
+            let expired = Status::expired("too old resource version").to_value().to_string();
+            let (code, body) = match (uri.contains("watch=true"), earlier) {
+                (true, 0) if of_a => (410, Full::new(bytes::Bytes::from(expired)).boxed()),
+                (true, _) => (200, BodyExt::boxed(StreamBody::new(futures::stream::pending()))),
+                (false, 0) if of_a => (200, Full::new(list(5, &[map("a", 3)]).1.into()).boxed()),
+                _ if of_b => (200, Full::new(list(5, &[map("b", 4)]).1.into()).boxed()),
+                _ => (200, Full::new(list(5, &[]).1.into()).boxed()),
+            };
+            let answer = Response::builder().status(code).body(body).unwrap();
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let client = ApiClient::new(vec![kube::Client::new(service, "default")]);
+        let mut informer = Informer::new(client, env(), Vec::new());
+        let key = |name: &str| ObjectKey::new("default", name);
+        for name in ["a", "b", "b", "c"] {
+            informer.follow_one(&CONFIG_MAP, &key(name));
+        }
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.push(told(&informer.next().await));
+        }
+        seen.sort();
+        // One that does not exist is told; one that is gone after a relist takes no other with it.
+        assert_eq!(seen, ["a -->3", "a 3->-", "b -->4", "c -->-"]);
+        let quiet = tokio::time::timeout(SILENCE_MAX * 3, informer.next()).await;
+        assert!(quiet.is_err(), "nothing more is told");
+        let lists = asked.lock().unwrap().iter().filter(|uri| !uri.contains("watch=true")).count();
+        assert_eq!(lists, 4, "{:?}", asked.lock().unwrap());
+        for name in ["a", "b", "c"] {
+            informer.leave_one(&CONFIG_MAP, &key(name));
+        }
+        assert!(informer.watched.is_empty() && informer.stops.is_empty());
+        assert!(informer.view().get(&CONFIG_MAP, &key("b")).is_none());
     }
 
     #[tokio::test(start_paused = true)]

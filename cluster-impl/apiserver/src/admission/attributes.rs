@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{Operation, Review};
 use crate::cel::{self, Variables};
 use crate::codec::Stored;
+use crate::custom;
 use crate::picture::Picture;
 use crate::request::Verb;
 use crate::server::ApiServer;
@@ -57,9 +58,13 @@ pub(super) fn matched(
     if match_policy == "Exact" {
         return None;
     }
-    versions::served().find(|other| {
+    let is_other = |other: &&'static Kind| {
         other.id == review.kind.id && !std::ptr::eq(*other, review.kind) && falls_under(other)
-    })
+    };
+    match review.kind.custom {
+        None => versions::served().find(is_other),
+        Some(_) => review.server.customs.versions(review.kind.id).into_iter().find(is_other),
+    }
 }
 
 fn is_matched(review: &Review<'_>, rule: &Value, kind: &Kind) -> bool {
@@ -130,13 +135,31 @@ pub(super) async fn namespace<'r>(
     Ok(found.map(|kv| Stored::from(&kv).object()).transpose()?.map(Cow::Owned))
 }
 
-/// An object in a version of its kind.
-pub(super) fn in_version(kind: &'static Kind, object: &Object) -> Object {
+/// An object in a version of its kind; one of another kind, such as an Eviction, as it is.
+pub(super) async fn in_version(
+    server: &ApiServer,
+    kind: &'static Kind,
+    object: &Object,
+) -> Result<Object, Status> {
+    if kind.custom.is_some() && kind.kind == object.kind() {
+        return custom::in_version(server, kind, object).await;
+    }
     let mut object = object.clone();
     if versions::stored(kind).kind == object.kind() {
         versions::from_stored(kind, &mut object);
     }
-    object
+    Ok(object)
+}
+
+/// What was there and what is to be there, in a version of their kind; null for nothing.
+pub(super) async fn states(review: &Review<'_>, kind: &'static Kind) -> Result<[Value; 2], Status> {
+    let mut states = [Value::Null, Value::Null];
+    for (state, object) in states.iter_mut().zip([review.old, review.object.as_deref()]) {
+        if let Some(object) = object {
+            *state = in_version(review.server, kind, object).await?.0;
+        }
+    }
+    Ok(states)
 }
 
 /// What is asked, as the `request` of a review has it, without the objects.
@@ -224,12 +247,10 @@ pub(super) async fn variables(
     kind: &'static Kind,
     is_authorizer_wanted: bool,
 ) -> Result<Variables, Status> {
-    let shown = |object: Option<&Object>| {
-        object.map_or(cel::Value::Null, |object| cel::from_json(&in_version(kind, object).0))
-    };
+    let [old, new] = states(review, kind).await?;
     let mut variables = Variables::new();
-    variables.set("object", shown(review.object.as_deref()));
-    variables.set("oldObject", shown(review.old));
+    variables.set("object", cel::from_json(&new));
+    variables.set("oldObject", cel::from_json(&old));
     let mut request = request(review, kind);
     // Absent members are empty to expressions.
     for part in ["name", "namespace", "subResource", "requestSubResource"] {
@@ -297,10 +318,15 @@ pub(super) async fn conditions(
 }
 
 /// The kind of this version and name, if it is served.
-pub(super) fn kind_named(
-    _server: &ApiServer,
+pub(super) async fn kind_named(
+    server: &ApiServer,
     api_version: &str,
     kind: &str,
-) -> Option<&'static Kind> {
-    versions::served().find(|one| one.kind == kind && one.api_version() == api_version)
+) -> Result<Option<&'static Kind>, Status> {
+    let is_it = |one: &&'static Kind| one.kind == kind && one.api_version() == api_version;
+    if let Some(found) = versions::served().find(is_it) {
+        return Ok(Some(found));
+    }
+    server.customs.ready(server).await?;
+    Ok(server.customs.named(api_version, kind))
 }

@@ -54,11 +54,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::config::User;
-    use crate::testing::{World, named, text};
+    use crate::testing::{CERTIFICATE_REQUEST, World, named, text};
 
     const PATH: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KQUE9PQotLS0tLUVORCBDRVJU\
-        SUZJQ0FURSBSRVFVRVNULS0tLS0K";
 
     #[tokio::test(start_paused = true)]
     async fn approving_and_signing_need_a_right_to_the_signer() {
@@ -90,7 +88,7 @@ mod tests {
         }
         world.env.sleep(std::time::Duration::from_secs(2)).await;
         let mut body = named("certificates.k8s.io/v1", "CertificateSigningRequest", "web");
-        body["spec"] = json!({"request": REQUEST, "usages": ["client auth"],
+        body["spec"] = json!({"request": CERTIFICATE_REQUEST, "usages": ["client auth"],
             "signerName": "example.com/web"});
         world.create(PATH, body).await;
         let approved = json!({"status": {"conditions": [

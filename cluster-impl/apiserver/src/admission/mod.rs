@@ -32,6 +32,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use machinery::{Kind, Object, ObjectKey, Status};
 use storage::{KeyRange, RangeRequest};
+use tokio::time::Instant;
 
 use crate::codec::Stored;
 use crate::commit::Along;
@@ -178,6 +179,10 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    fn is_nothing(&self) -> bool {
+        matches!(self, Step::Nothing)
+    }
+
     async fn run(&self, review: &mut Review<'_>) -> Result<(), Status> {
         match self {
             Step::Nothing => Ok(()),
@@ -318,18 +323,47 @@ fn newest_marked<'o>(objects: &'o [Arc<Object>], marks: &[&str]) -> Option<&'o A
 /// Lets every plugin change the object or refuse the write; once more if a webhook changed it, for
 /// the others know nothing of what that put in.
 pub(crate) async fn mutate(review: &mut Review<'_>) -> Result<(), Status> {
+    let began = review.server.env.instant();
+    let outcome = mutate_unmeasured(review).await;
+    measure(review, ("", "admit"), outcome.is_err(), began);
+    outcome
+}
+
+async fn mutate_unmeasured(review: &mut Review<'_>) -> Result<(), Status> {
     let chosen = &review.config.admission;
     for _ in 0..2 {
         for plugin in IN_ORDER.iter().filter(|plugin| chosen.runs(plugin)) {
-            plugin.admit.run(review).await.inspect_err(|status| {
-                tracing::debug!(plugin = plugin.name, %status, "refused");
-            })?;
+            run_step(plugin, review, true).await?;
         }
         if !review.webhooks.begin_again() {
             break;
         }
     }
     Ok(())
+}
+
+/// Runs one step of a plugin, and measures it.
+async fn run_step(
+    plugin: &Plugin,
+    review: &mut Review<'_>,
+    is_mutating: bool,
+) -> Result<(), Status> {
+    let (step, name) = match is_mutating {
+        true => (&plugin.admit, "admit"),
+        false => (&plugin.validate, "validate"),
+    };
+    if step.is_nothing() {
+        return Ok(());
+    }
+    let began = review.server.env.instant();
+    let outcome = step.run(review).await;
+    measure(review, (plugin.name, name), outcome.is_err(), began);
+    outcome.inspect_err(|status| tracing::debug!(plugin = plugin.name, %status, "refused"))
+}
+
+fn measure(review: &Review<'_>, (name, step): (&str, &str), is_refused: bool, began: Instant) {
+    let metrics = &review.server.metrics;
+    metrics.admitted((name, step, review.operation.name()), is_refused, began);
 }
 
 /// Admission of something that is posted to a subresource, or of a stream that is opened, and not
@@ -354,16 +388,21 @@ pub(crate) async fn pass(
 
 /// Lets every plugin refuse what would be stored; answers what must be written along with it.
 pub(crate) async fn validate(mut review: Review<'_>) -> Result<Along, Status> {
+    let began = review.server.env.instant();
+    let outcome = validate_unmeasured(&mut review).await;
+    measure(&review, ("", "validate"), outcome.is_err(), began);
+    outcome.map(|()| review.along)
+}
+
+async fn validate_unmeasured(review: &mut Review<'_>) -> Result<(), Status> {
     if let Some(object) = review.object.as_deref() {
         expressions::check(review.kind, object, review.old)?;
     }
     let chosen = &review.config.admission;
     for plugin in IN_ORDER.iter().filter(|plugin| chosen.runs(plugin)) {
-        plugin.validate.run(&mut review).await.inspect_err(|status| {
-            tracing::debug!(plugin = plugin.name, %status, "refused");
-        })?;
+        run_step(plugin, review, false).await?;
     }
-    Ok(review.along)
+    Ok(())
 }
 
 #[cfg(test)]

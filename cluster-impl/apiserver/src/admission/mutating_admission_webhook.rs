@@ -39,7 +39,7 @@ fn admit<'a>(review: &'a mut Review<'_>) -> BoxFuture<'a, Result<(), Status>> {
             let Some(kind) = webhook::concerned(review, &hook).await? else { continue };
             let answer = webhook::ask(review, &hook, kind).await?;
             let is_changed = match answer.and_then(|answer| answer.patch) {
-                Some(patch) => change(review, &hook, kind, &patch)?,
+                Some(patch) => change(review, &hook, kind, &patch).await?,
                 None => false,
             };
             review.webhooks.note(&hook, is_changed);
@@ -50,7 +50,7 @@ fn admit<'a>(review: &'a mut Review<'_>) -> BoxFuture<'a, Result<(), Status>> {
 }
 
 /// Applies a webhook's patch; answers whether it changed anything.
-fn change(
+async fn change(
     review: &mut Review<'_>,
     hook: &Hook,
     kind: &'static Kind,
@@ -60,7 +60,7 @@ fn change(
     if patch.as_array().is_some_and(Vec::is_empty) {
         return Ok(false);
     }
-    let (of, config) = (review.kind, review.config);
+    let (of, config, server) = (review.kind, review.config, review.server);
     let Some(object) = review.object.as_deref_mut() else {
         return Err(Status::internal(format!(
             "admission webhook {name:?} attempted to modify the object, which is not supported for \
@@ -70,7 +70,7 @@ fn change(
     let wrong = |why: &dyn std::fmt::Display| {
         Status::internal(format!("admission webhook {name:?} returned a patch that fails: {why}"))
     };
-    let before = attributes::in_version(kind, object);
+    let before = attributes::in_version(server, kind, object).await?;
     let mut new = Object(patch::json(&before.0, patch).map_err(|error| wrong(&error))?);
     if new == before {
         return Ok(false);
@@ -102,7 +102,10 @@ fn change(
     if new.kind() == kind.kind {
         fields::decode(kind, &mut new).map_err(|error| wrong(&error))?;
         versions::to_stored(kind, &mut new).map_err(|error| wrong(&error))?;
-        (of.default)(&mut new);
+        if of.custom.is_some() {
+            new = attributes::in_version(server, of, &new).await?;
+        }
+        of.set_defaults(&mut new);
     }
     *object = new;
     Ok(true)

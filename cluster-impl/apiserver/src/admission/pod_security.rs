@@ -1,9 +1,9 @@
 //! PodSecurity: pods keep to the level of the Pod Security Standards that their namespace asks for.
 //!
 //! Templates of workloads are only warned of. When a namespace asks for more than before, the pods that
-//! run in it are looked at, and whoever changed it is told.
-//! Limits: no exemptions; what goes beyond the audited level is nowhere told, as the audit log of this
-//! server has no annotations.
+//! run in it are looked at, and whoever changed it is told. What goes beyond the audited level is told to
+//! the audit.
+//! Limit: no exemptions.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,8 @@ pub(super) const PLUGIN: Plugin = Plugin {
 
 /// So many pods of a namespace are looked at when it asks for more.
 const PODS_MAX: usize = 3000;
+/// How the plugin's notes in the audit begin.
+const AUDIT: &str = "pod-security.kubernetes.io/";
 const SECCOMP: &str = "seccomp.security.alpha.kubernetes.io/pod";
 
 /// Kinds that make pods, with where their template is.
@@ -72,10 +74,12 @@ async fn policy(review: &Review<'_>) -> Result<Policy, Status> {
 
 async fn pod(review: &mut Review<'_>) -> Result<(), Status> {
     let policy = policy(review).await?;
+    review.request.annotate(format!("{AUDIT}enforce-policy"), policy.enforce.to_string());
     if policy.is_privileged() {
         return Ok(());
     }
     let Some(pod) = review.object.as_deref() else { return Ok(()) };
+    audit(review, pod, policy.audit);
     let found = standards::violations(pod, policy.enforce);
     if !found.is_empty() {
         let why =
@@ -88,15 +92,25 @@ async fn pod(review: &mut Review<'_>) -> Result<(), Status> {
 
 async fn template(review: &mut Review<'_>, at: &str) -> Result<(), Status> {
     let policy = policy(review).await?;
-    if policy.warn.level == Level::Privileged {
+    if policy.is_privileged() {
         return Ok(());
     }
     let template = review.object.as_deref().and_then(|object| object.get(at));
     if let Some(template) = template.filter(|template| template["spec"].is_object()) {
         let pod = Object(json!({"metadata": template["metadata"], "spec": template["spec"]}));
+        audit(review, &pod, policy.audit);
         warn(review, &pod, policy.warn);
     }
     Ok(())
+}
+
+fn audit(review: &Review<'_>, pod: &Object, level: Pinned) {
+    let found = standards::violations(pod, level);
+    if !found.is_empty() {
+        let told = standards::details(&found);
+        let told = format!("would violate PodSecurity \"{level}\": {told}");
+        review.request.annotate(format!("{AUDIT}audit-violations"), told);
+    }
 }
 
 fn warn(review: &Review<'_>, pod: &Object, level: Pinned) {
@@ -289,6 +303,39 @@ mod tests {
         plain["spec"]["hostNetwork"] = true.into();
         let elsewhere = format!("{NAMESPACES}/default/pods");
         assert_eq!(told(&world, Method::POST, &elsewhere, plain).await, (201, Vec::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_beyond_the_audited_level_is_told_to_the_audit() {
+        let world = World::new().await;
+        let labels = [("enforce", "baseline"), ("audit", "restricted"), ("audit-version", "v1.30")];
+        namespace(&world, "watched", &labels).await;
+        world.audit();
+        world.create(&format!("{NAMESPACES}/watched/pods"), pod("a")).await;
+        let deployments = "/apis/apps/v1/namespaces/watched/deployments";
+        world.create(deployments, deployment("web")).await;
+        let violation = format!("would violate PodSecurity \"restricted:v1.30\": {RESTRICTED}");
+        let lines = world.audit();
+        let told = |at: usize, note: &str| {
+            lines[at].annotations.get(&format!("pod-security.kubernetes.io/{note}")).cloned()
+        };
+        assert_eq!(told(0, "enforce-policy").as_deref(), Some("baseline:latest"));
+        assert_eq!(told(0, "audit-violations"), Some(violation.clone()));
+        assert_eq!(
+            (told(1, "enforce-policy"), told(1, "audit-violations")),
+            (None, Some(violation))
+        );
+        let mut bad = pod("b");
+        bad["spec"]["hostNetwork"] = true.into();
+        let path = format!("{NAMESPACES}/watched/pods");
+        assert_eq!(world.call(Method::POST, &path, &bad).await.0, 403);
+        let line = &world.audit()[0];
+        let note = &line.annotations["pod-security.kubernetes.io/audit-violations"];
+        assert!(line.code == 403 && note.contains("host namespaces"), "{note}");
+        world.create("/api/v1/namespaces/default/pods", pod("c")).await;
+        let notes = &world.audit()[0].annotations;
+        assert_eq!(notes["pod-security.kubernetes.io/enforce-policy"], "privileged:latest");
+        assert!(!notes.contains_key("pod-security.kubernetes.io/audit-violations"));
     }
 
     #[tokio::test(start_paused = true)]

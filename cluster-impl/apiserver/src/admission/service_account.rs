@@ -1,7 +1,9 @@
-//! ServiceAccount: every pod runs under an account that exists, and gets what that account has.
+//! ServiceAccount: every pod runs under an account that exists, and gets what that account has: its pull
+//! secrets, and a volume with a token, the authority of the API server and the namespace.
 //!
-//! Limits: the account's token is not mounted; of what an account with
-//! `kubernetes.io/enforce-mountable-secrets` must reference, ephemeral containers are not looked at.
+//! A server that makes no tokens adds no such volume: no kubelet could fill it.
+//! Limit: of what an account with `kubernetes.io/enforce-mountable-secrets` must reference, ephemeral
+//! containers are not looked at.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use machinery::kinds::SERVICE_ACCOUNT;
 use machinery::{Object, ObjectKey, Status};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Operation, Plugin, Review, Step, find, nothing_to_do};
 
@@ -25,6 +27,11 @@ pub(super) const PLUGIN: Plugin = Plugin {
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const DEFAULT: &str = "default";
 const ENFORCES: &str = "kubernetes.io/enforce-mountable-secrets";
+/// Where programs look for who they are.
+const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const VOLUME_PREFIX: &str = "kube-api-access-";
+/// An hour and seven seconds: by the odd number the server knows tokens that may live on for a year.
+const TOKEN_S: i64 = 3607;
 /// A controller makes `default` soon after its namespace: so often it is looked for, so far apart.
 const LOOKS: usize = 10;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(150);
@@ -67,7 +74,53 @@ async fn fill_in(review: &mut Review<'_>) -> Result<(), Status> {
     if pod.list("/spec/imagePullSecrets").is_empty() && !secrets.is_empty() {
         pod.set("/spec/imagePullSecrets", secrets.to_vec());
     }
+    let accounts = review.server.config.service_accounts.as_ref();
+    let makes_tokens = accounts.is_some_and(|accounts| accounts.signing.is_some());
+    if makes_tokens && wants_token(pod, &account) {
+        let suffix = review.server.env.suffix(5);
+        mount_token(pod, &format!("{VOLUME_PREFIX}{suffix}"));
+    }
     Ok(())
+}
+
+/// What the pod says wins over what its account says.
+fn wants_token(pod: &Object, account: &Object) -> bool {
+    let said = |object: &Object, pointer: &str| object.get(pointer).and_then(Value::as_bool);
+    said(pod, "/spec/automountServiceAccountToken")
+        .or_else(|| said(account, "/automountServiceAccountToken"))
+        .unwrap_or(true)
+}
+
+/// Mounts the volume into every container that has nothing in its place. A volume with such a name is
+/// taken for what an earlier admission added.
+fn mount_token(pod: &mut Object, new_name: &str) {
+    let names = pod.list("/spec/volumes").iter().filter_map(|volume| volume["name"].as_str());
+    let known = names.into_iter().find(|name| name.starts_with(VOLUME_PREFIX)).map(str::to_owned);
+    let name = known.as_deref().unwrap_or(new_name);
+    let mut is_needed = false;
+    for list in ["initContainers", "containers"] {
+        for container in pod.0["spec"][list].as_array_mut().into_iter().flatten() {
+            let mounts = &mut container["volumeMounts"];
+            if mounts.is_null() {
+                *mounts = json!([]);
+            }
+            let Some(mounts) = mounts.as_array_mut() else { continue };
+            if mounts.iter().all(|mount| mount["mountPath"] != MOUNT_PATH) {
+                mounts.push(json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH}));
+                is_needed = true;
+            }
+        }
+    }
+    if known.is_none() && is_needed {
+        let mut volumes = pod.list("/spec/volumes").to_vec();
+        volumes.push(json!({"name": name, "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": TOKEN_S, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace",
+                "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+        ]}}));
+        pod.set("/spec/volumes", volumes);
+    }
 }
 
 async fn check(review: &mut Review<'_>) -> Result<(), Status> {
@@ -183,6 +236,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::Config;
     use crate::testing::{PODS, World, named, pod, text};
 
     const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
@@ -225,6 +279,63 @@ mod tests {
             "pods \"e\" is forbidden: error looking up service account default/gone: serviceaccount \
              \"gone\" not found"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn containers_are_given_a_token_unless_pod_or_account_refuse() {
+        let service_accounts = Some(crate::ServiceAccounts::simulated());
+        let world = World::with(&[], Config { service_accounts, ..Config::new("cp-1") }).await;
+        let mut account = named("v1", "ServiceAccount", "quiet");
+        account["automountServiceAccountToken"] = false.into();
+        world.create(ACCOUNTS, account).await;
+        for (name, spec, has_volume) in [
+            ("a", json!({}), true),
+            ("b", json!({"automountServiceAccountToken": false}), false),
+            ("c", json!({"serviceAccountName": "quiet"}), false),
+            (
+                "d",
+                json!({"serviceAccountName": "quiet", "automountServiceAccountToken": true}),
+                true,
+            ),
+        ] {
+            let made = world.create(PODS, with(name, spec)).await;
+            assert_eq!(made["spec"]["volumes"].is_array(), has_volume, "{name}: {made}");
+        }
+        let init = json!([{"name": "init", "image": "web:1",
+            "volumeMounts": [{"name": "own", "mountPath": MOUNT_PATH}]}]);
+        let body = with(
+            "e",
+            json!({"initContainers": init,
+            "volumes": [{"name": "own", "emptyDir": {}}]}),
+        );
+        let made = world.create(PODS, body).await;
+        let volume = &made["spec"]["volumes"][1];
+        let name = text(&volume["name"]);
+        let suffix = name.strip_prefix("kube-api-access-").unwrap();
+        assert_eq!(suffix.len(), 5, "{name}");
+        assert_eq!(
+            volume["projected"],
+            json!({"defaultMode": 420, "sources": [
+                {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+                {"configMap": {"name": "kube-root-ca.crt",
+                    "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                {"downwardAPI": {"items": [{"path": "namespace",
+                    "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+            ]})
+        );
+        assert_eq!(
+            made["spec"]["containers"][0]["volumeMounts"],
+            json!([{"name": name, "readOnly": true, "mountPath": MOUNT_PATH}])
+        );
+        let mounts = &made["spec"]["initContainers"][0]["volumeMounts"];
+        assert_eq!(mounts.as_array().map(Vec::len), Some(1), "{mounts}");
+        // What an earlier admission added is used again.
+        let body =
+            with("f", json!({"volumes": [{"name": "kube-api-access-mine", "emptyDir": {}}]}));
+        let made = world.create(PODS, body).await;
+        assert_eq!(made["spec"]["volumes"].as_array().map(Vec::len), Some(1));
+        let mounts = &made["spec"]["containers"][0]["volumeMounts"];
+        assert_eq!(mounts[0]["name"], "kube-api-access-mine");
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use machinery::{Object, Status, versions};
 use serde_json::{Value, json};
 
 use crate::config::User;
+use crate::endpoints::EXTRA;
 use crate::server::ApiServer;
 
 /// Says who looks after an APIService: the server at its start, or while a custom resource is defined.
@@ -17,7 +18,7 @@ const LABEL: &str = "kube-aggregator.kubernetes.io/automanaged";
 const PATH: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
 /// How groups stand among each other, and their versions, as upstream orders them.
-const PRIORITIES: [(&str, i64, i64); 20] = [
+const PRIORITIES: [(&str, i64, i64); 21] = [
     ("", 18000, 1),
     ("admissionregistration.k8s.io", 16700, 15),
     ("apiextensions.k8s.io", 16700, 15),
@@ -31,6 +32,7 @@ const PRIORITIES: [(&str, i64, i64); 20] = [
     ("discovery.k8s.io", 16200, 15),
     ("events.k8s.io", 17750, 15),
     ("flowcontrol.apiserver.k8s.io", 16100, 21),
+    ("metrics.k8s.io", 100, 100),
     ("networking.k8s.io", 17200, 15),
     ("node.k8s.io", 16300, 15),
     ("policy", 17100, 15),
@@ -52,8 +54,9 @@ fn wanted(server: &ApiServer) -> BTreeMap<String, (String, String, bool)> {
         let at = (kind.group.to_owned(), kind.version.to_owned(), is_custom);
         all.entry(name(kind.group, kind.version)).or_insert(at);
     }
-    for group in ["authentication.k8s.io", "authorization.k8s.io"] {
-        all.insert(name(group, "v1"), (group.to_owned(), "v1".to_owned(), false));
+    for extra in EXTRA.iter().filter(|extra| !extra.group.is_empty()) {
+        let at = (extra.group.to_owned(), extra.version.to_owned(), false);
+        all.insert(name(extra.group, extra.version), at);
     }
     all
 }

@@ -129,7 +129,7 @@ async fn authorize(
         return authorization::authorize(server, user, &asked).await;
     };
     let name = parts.get(1).copied().unwrap_or_default();
-    let is_watch = query.flag("watch")?;
+    let is_watch = query.flag("watch");
     let verb = match *request.method() {
         Method::GET | Method::HEAD if is_watch => "watch",
         Method::GET | Method::HEAD if name.is_empty() => "list",

@@ -158,6 +158,12 @@ fn check_times(claims: &Object, now: Timestamp) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether the grace of something that goes is over. It may last until the end of the calendar.
+fn is_over(object: &Object, now: Timestamp) -> bool {
+    let (now, leeway) = (now.as_second(), LEEWAY.as_secs() as i64);
+    object.deletion_timestamp().is_some_and(|end| end.as_second().saturating_add(leeway) < now)
+}
+
 /// One thing that a token depends on.
 #[derive(Clone, Copy)]
 struct Tie<'c> {
@@ -188,7 +194,7 @@ impl<'c> Tie<'c> {
             ));
         }
         // What is going may use its token until its grace is over.
-        if object.deletion_timestamp().is_some_and(|end| end + LEEWAY < now) {
+        if is_over(object, now) {
             return wrong(format!("the {what} {name} has been deleted"));
         }
         Ok(())
@@ -255,7 +261,7 @@ async fn legacy(server: &ApiServer, claims: &Object, text: &str) -> Result<User,
     let now = server.env.now();
     match found.first().and_then(Option::as_ref) {
         Some(secret) if is_same_secret(entry(secret, "token").as_bytes(), text.as_bytes()) => {
-            if secret.deletion_timestamp().is_some_and(|end| end + LEEWAY < now) {
+            if is_over(secret, now) {
                 return wrong("service account token has been invalidated");
             }
         }

@@ -257,7 +257,7 @@ async fn who_shows_what_does_not_hold_is_not_taken_for_nobody() {
     {
         let headers: &[(&str, &str)] =
             if authorization.is_empty() { &[] } else { &[("authorization", authorization)] };
-        let asked = (Method::GET, "/livez");
+        let asked = (Method::GET, "/livez/ping");
         let user = User::anonymous();
         let (found, _) = world.call_as_with(&user, asked, headers, &Value::Null).await;
         assert_eq!(found, code, "{authorization}");

@@ -2,8 +2,8 @@
 //!
 //! A kubelet is `system:node:<name>` in the group `system:nodes`. It reads its own Node, its own pods,
 //! and the Secrets, ConfigMaps and claims that those pods use. Upstream keeps a graph of these
-//! relations; here the pods of the node are read when a kubelet asks, so that the answer is never older
-//! than the question.
+//! relations; here the pods of the node that the server has seen are looked at, and if none of them leads
+//! there those in the store, so that a refusal is never older than the question.
 //! Limits: no ResourceClaims, and a claim of an ephemeral volume is known by its name alone.
 
 use std::sync::{Arc, LazyLock};
@@ -16,6 +16,7 @@ use storage::{KeyRange, RangeRequest};
 use super::default_policy;
 use super::rules::{Attributes, Rule};
 use crate::config::User;
+use crate::picture::Picture;
 use crate::query::Query;
 use crate::selection::Selection;
 use crate::server::ApiServer;
@@ -247,6 +248,10 @@ async fn uses(
 ) -> Result<bool, Status> {
     if namespace.is_empty() || name.is_empty() {
         return Ok(false);
+    }
+    let leads = |pod: &Object| pod.namespace() == namespace && refers(pod, resource, name);
+    if Picture::pods_of(server, node).iter().any(|pod| leads(pod)) {
+        return Ok(true);
     }
     let query = Query::parse(&format!("fieldSelector=spec.nodeName%3D{node}"));
     let selection = Selection::read(&POD, &ObjectKey::new(namespace, ""), &query)?;

@@ -26,10 +26,10 @@ pub(super) async fn answer(server: &Arc<ApiServer>, call: &Call) -> Result<Respo
     let query = &call.query;
     let flag = |name: &str| query.flag(name);
     let wanted = Wanted {
-        stdin: flag("stdin")?,
-        stdout: flag("stdout")?,
-        stderr: flag("stderr")?,
-        tty: flag("tty")?,
+        stdin: flag("stdin"),
+        stdout: flag("stdout"),
+        stderr: flag("stderr"),
+        tty: flag("tty"),
     };
     let node = node_of(&pod)?;
     let container = container(&pod, query.text("container"))?;

@@ -20,7 +20,7 @@ const ERROR_BYTES_MAX: usize = 4096;
 const ADDRESSES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
 
 /// Where a node's kubelet serves.
-pub(super) fn peer(server: &ApiServer, node: &Object) -> Result<Peer, Status> {
+pub(crate) fn peer(server: &ApiServer, node: &Object) -> Result<Peer, Status> {
     let addresses = node.list("/status/addresses");
     let host = ADDRESSES.iter().find_map(|kind| {
         let found = addresses.iter().find(|address| address["type"] == *kind);

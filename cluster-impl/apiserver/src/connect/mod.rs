@@ -8,7 +8,9 @@
 //! protocols, which pass through untouched.
 
 mod exec;
-mod kubelet;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+pub(crate) mod kubelet;
 mod log;
 mod port_forward;
 mod proxy;
@@ -69,12 +71,10 @@ pub(crate) async fn answer(
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let call = Call { user, resource, query, request };
     let described = describe(&call);
-    let response = match connect(server, &call, &described).await {
+    match connect(server, &call, &described).await {
         Ok(response) => response,
         Err(status) => refuse(&status),
-    };
-    server.metrics.count(&described, response.status().as_u16());
-    response
+    }
 }
 
 async fn connect(
@@ -134,7 +134,7 @@ async fn admit(server: &Arc<ApiServer>, call: &Call, described: &Request) -> Res
 }
 
 fn options(call: &Call) -> Value {
-    let flag = |name: &str| call.query.flag(name).unwrap_or_default();
+    let flag = |name: &str| call.query.flag(name);
     let Resource { kind, subresource, .. } = &call.resource;
     let (name, fields) = match (kind.id, subresource.as_str()) {
         (_, "exec" | "attach") => {

@@ -156,6 +156,8 @@ async fn listen(from_client: &mut FromClient, stdin: Option<Sender>, resize: Opt
     while let Some(Ok(message)) = from_client.next().await {
         let mut bytes = match message {
             Message::Binary(bytes) => bytes,
+            // Python's client sends what it writes to standard input as text.
+            Message::Text(text) => text.into(),
             Message::Close(_) => return,
             _ => continue,
         };

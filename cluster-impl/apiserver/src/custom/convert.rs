@@ -83,6 +83,22 @@ pub(crate) async fn outgoing(
     Ok(encode(&objects[0]))
 }
 
+/// An object in another version of its custom kind.
+pub(crate) async fn in_version(
+    server: &ApiServer,
+    kind: &'static Kind,
+    object: &Object,
+) -> Result<Object, Status> {
+    let mut objects = [object.clone()];
+    if object.api_version() != kind.api_version() {
+        let definition = server.customs.definition(kind.id);
+        convert(server, definition.as_deref(), kind, &mut objects).await?;
+        fit(Some(kind), &mut objects[0]);
+    }
+    let [object] = objects;
+    Ok(object)
+}
+
 /// Prunes and defaults by a version's schema.
 fn fit(kind: Option<&'static Kind>, object: &mut Object) {
     if let Some(custom) = kind.and_then(|kind| kind.custom) {

@@ -28,7 +28,7 @@ use crate::server::ApiServer;
 use crate::verbs::list;
 use crate::{hub, status};
 
-pub(crate) use convert::{incoming, incoming_one, outgoing};
+pub(crate) use convert::{in_version, incoming, incoming_one, outgoing};
 pub(crate) use definitions::mark_terminating;
 
 /// How long a question waits for the first list of definitions.
@@ -51,7 +51,7 @@ struct State {
     definitions: BTreeMap<String, Arc<Definition>>,
     /// Documents of the kinds as they are now, once somebody asked.
     third: Option<Arc<BTreeMap<String, Document>>>,
-    second: Option<Arc<Document>>,
+    second: Option<Arc<openapi_v2::Both>>,
 }
 
 /// A definition and the kinds that it makes.
@@ -112,6 +112,11 @@ impl Customs {
         }
     }
 
+    /// Whether the definitions are known.
+    pub(crate) fn is_read(&self) -> bool {
+        self.lock().is_read
+    }
+
     /// Returns once the definitions are known.
     pub(crate) async fn ready(&self, server: &ApiServer) -> Result<(), Status> {
         self.start(server);
@@ -135,6 +140,16 @@ impl Customs {
         let state = self.lock();
         let definition = state.definitions.get(&format!("{plural}.{group}"))?;
         definition.served().find(|kind| kind.version == version)
+    }
+
+    /// The kind that is served under this `apiVersion` and name.
+    pub(crate) fn named(&self, api_version: &str, kind: &str) -> Option<&'static Kind> {
+        self.all().into_iter().find(|one| one.kind == kind && one.api_version() == api_version)
+    }
+
+    /// The versions in which a kind is served.
+    pub(crate) fn versions(&self, id: &str) -> Vec<&'static Kind> {
+        self.definition(id).map(|known| known.served().collect()).unwrap_or_default()
     }
 
     /// All kinds that are served, in order of their definitions' names.
@@ -162,7 +177,7 @@ impl Customs {
     }
 
     /// The OpenAPI v2 document; `None` if there is no custom kind.
-    pub(crate) fn second(&self) -> Option<Arc<Document>> {
+    pub(crate) fn second(&self) -> Option<Arc<openapi_v2::Both>> {
         let kinds = self.all();
         if kinds.is_empty() {
             return None;
@@ -273,5 +288,7 @@ pub(crate) fn check_create(server: &ApiServer, kind: &Kind) -> Result<(), Status
     Err(Status::new(405, "MethodNotAllowed", message))
 }
 
+#[cfg(test)]
+mod admitted;
 #[cfg(test)]
 mod tests;

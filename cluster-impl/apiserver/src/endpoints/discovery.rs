@@ -73,6 +73,22 @@ pub(crate) const EXTRA: &[Extra] = &[
         namespaced: false,
         verbs: &["create"],
     },
+    Extra {
+        group: "metrics.k8s.io",
+        version: "v1beta1",
+        plural: "nodes",
+        kind: "NodeMetrics",
+        namespaced: false,
+        verbs: &["get", "list"],
+    },
+    Extra {
+        group: "metrics.k8s.io",
+        version: "v1beta1",
+        plural: "pods",
+        kind: "PodMetrics",
+        namespaced: true,
+        verbs: &["get", "list"],
+    },
 ];
 
 /// What a group or version answers; `accept` decides between the two forms of the roots.

@@ -5,24 +5,30 @@ mod health;
 mod openapi;
 mod review;
 mod token_review;
-mod version;
+mod usage;
+pub(crate) mod version;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, header};
 use machinery::Status;
+use machinery::exposition::MEDIA_TYPE;
 use serde_json::json;
 
 use crate::accept::Accept;
 use crate::answer::{Answer, Content};
 use crate::authorization::{self, Attributes};
 use crate::config::User;
+use crate::query::Query;
 use crate::route::Endpoint;
 use crate::server::ApiServer;
-use crate::status;
+use crate::{metrics, status};
 
+pub(crate) use discovery::EXTRA;
 pub(crate) use review::user_info;
+pub(crate) use usage::{GROUP as USAGE_GROUP, Samples};
+
 /// Whether something of a group and version is served without stored objects.
 pub(crate) fn is_extra(group: &str, version: &str) -> bool {
     discovery::EXTRA.iter().any(|one| (one.group, one.version) == (group, version))
@@ -37,6 +43,9 @@ pub(crate) async fn answer(
 ) -> Result<Answer, Status> {
     if let Endpoint::Review(group, namespace, plural) = endpoint {
         return review::answer(server, user, (group, namespace, plural), request).await;
+    }
+    if let Endpoint::Usage(asked) = endpoint {
+        return usage::answer(server, user, asked, request).await;
     }
     if !endpoint.is_open() {
         let verb = request.method().as_str().to_lowercase();
@@ -79,12 +88,12 @@ pub(crate) async fn answer(
         }
         Endpoint::Version => Ok(Answer::value(version::version())),
         Endpoint::Health(probe, check) => {
-            let is_verbose = request.uri().query().is_some_and(|query| query.contains("verbose"));
-            Ok(health::answer(server, probe, check, is_verbose).await)
+            let query = Query::parse(request.uri().query().unwrap_or_default());
+            Ok(health::answer(server, probe, check, &query).await)
         }
         Endpoint::Metrics => {
-            let text = Bytes::from(server.metrics.text());
-            Ok(Answer::new(200, Content::Raw("text/plain; version=0.0.4".to_owned(), text)))
+            let text = Bytes::from(metrics::text(server).await);
+            Ok(Answer::new(200, Content::Raw(MEDIA_TYPE.to_owned(), text)))
         }
         Endpoint::OpenIdConfiguration | Endpoint::OpenIdKeys => {
             let accounts = server.config.service_accounts.as_ref();
@@ -98,6 +107,6 @@ pub(crate) async fn answer(
             answer.headers.push((header::CACHE_CONTROL, "public, max-age=3600".to_owned()));
             Ok(answer)
         }
-        Endpoint::Review(..) => Err(status::no_such_path()),
+        Endpoint::Review(..) | Endpoint::Usage(_) => Err(status::no_such_path()),
     }
 }

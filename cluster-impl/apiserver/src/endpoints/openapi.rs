@@ -1,6 +1,7 @@
 //! OpenAPI v2 and v3: which fields there are, for `kubectl explain` and for validation on the client's side.
 
 use http::header;
+use machinery::openapi::Document;
 use machinery::{Status, openapi, openapi_v2};
 
 use crate::accept::media_type;
@@ -10,29 +11,41 @@ use crate::server::ApiServer;
 use crate::status;
 
 const JSON: &str = "application/json";
+/// The protobuf form of OpenAPI v2. Clients of Kubernetes ask for it by the other name.
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// `/openapi/v3`: which documents there are.
 pub(crate) fn index(server: &ApiServer, if_none_match: &str) -> Result<Answer, Status> {
     Ok(tagged(JSON, &openapi::index(&server.customs.documents()), if_none_match))
 }
 
-/// `/openapi/v2`: all of it. There is no protobuf form.
+/// `/openapi/v2`: all of it.
 pub(crate) fn second(
     server: &ApiServer,
     accept: &str,
     if_none_match: &str,
 ) -> Result<Answer, Status> {
-    check(accept)?;
-    if let Some(document) = server.customs.second() {
-        return Ok(tagged_bytes(JSON, document.body.clone(), &document.hash, if_none_match));
+    let custom = server.customs.second();
+    let document = custom.as_deref().unwrap_or_else(|| openapi_v2::document());
+    let is_protobuf = |form: &str| [V2_PROTOBUF, V2_PROTOBUF_OLD].contains(&form);
+    let first = accept.split(',').map(media_type).find(|form| is_protobuf(form) || is_json(form));
+    if first.is_some_and(is_protobuf) {
+        // The same content under another name: the tag must differ, as it names the bytes.
+        let hash = format!("{}-PB", document.json.hash);
+        return Ok(tagged_bytes(V2_PROTOBUF, document.protobuf().clone(), &hash, if_none_match));
     }
-    let document = openapi_v2::document();
-    Ok(tagged_bytes(JSON, document.body.clone(), &document.hash, if_none_match))
+    check(accept)?;
+    let Document { body, hash } = &document.json;
+    Ok(tagged_bytes(JSON, body.clone(), hash, if_none_match))
+}
+
+fn is_json(form: &str) -> bool {
+    matches!(form, JSON | "application/*" | "*/*")
 }
 
 fn check(accept: &str) -> Result<(), Status> {
-    let serves = |clause: &str| matches!(media_type(clause), JSON | "application/*" | "*/*");
-    if accept.trim().is_empty() || accept.split(',').any(serves) {
+    if accept.trim().is_empty() || accept.split(',').map(media_type).any(is_json) {
         return Ok(());
     }
     Err(status::not_acceptable())

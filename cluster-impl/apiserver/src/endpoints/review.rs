@@ -5,6 +5,7 @@ use http::{Method, header};
 use machinery::{Cause, Object, Status};
 use serde_json::{Value, json};
 
+use crate::accept::{Accept, Form};
 use crate::answer::{Answer, Content};
 use crate::authorization::{self, Attributes};
 use crate::config::{AuthorizationMode, User};
@@ -29,8 +30,14 @@ pub(super) async fn answer(
     }
     let asked = Attributes { namespace, ..Attributes::resource("create", group, plural) };
     authorization::authorize(server, user, &asked).await?;
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text = |name: header::HeaderName| {
+        request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    };
+    // A review is no resource: it has no columns.
+    if let Form::Table(_) = Accept::read(text(header::ACCEPT), "")?.form {
+        return Err(status::not_acceptable());
+    }
+    let content_type = text(header::CONTENT_TYPE);
     let body = decode::value(&server.config, content_type, request.body())?;
     let api_version = format!("{group}/v1");
     let mut review = decode::name_kind(body, &api_version, known.kind)?;

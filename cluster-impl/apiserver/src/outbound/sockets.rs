@@ -1,9 +1,11 @@
-//! TLS over TCP: a connection for each call.
+//! TLS over TCP: a connection for each call. Whoever takes too long to connect or to shake hands cannot be
+//! reached.
 
 use std::fmt::Display;
 use std::future::ready;
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,6 +30,11 @@ use tokio_rustls::TlsConnector;
 use super::{Duplex, Outbound, OutboundError, Peer, Trust, Upgraded};
 use crate::body::Body;
 
+/// As the transports of Go's clients: a peer must have taken a connection within this time ...
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// ... and then have shaken hands within this one.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The server's own client certificate and its key.
 pub struct Identity {
     /// The certificate, then those that vouch for it.
@@ -41,6 +48,8 @@ pub struct Sockets {
     env: Env,
     provider: Arc<CryptoProvider>,
     identity: Option<Identity>,
+    connect_timeout: Duration,
+    handshake_timeout: Duration,
 }
 
 type Connection = SendRequest<Full<Bytes>>;
@@ -48,14 +57,24 @@ type Connection = SendRequest<Full<Bytes>>;
 impl Sockets {
     /// Calls others; `identity` is shown to those who are to know who asks.
     pub fn new(env: Env, identity: Option<Identity>) -> Self {
-        Self { env, provider: Arc::new(ring::default_provider()), identity }
+        let provider = Arc::new(ring::default_provider());
+        Self {
+            env,
+            provider,
+            identity,
+            connect_timeout: CONNECT_TIMEOUT,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+        }
     }
 
     async fn connect(&self, peer: &Peer) -> Result<(Connection, Task<()>), OutboundError> {
         let address = format!("{}:{}", peer.host, peer.port);
         let unreachable =
             |error: std::io::Error| OutboundError::Unreachable(address.clone(), words(&error));
-        let socket = TcpStream::connect(&address).await.map_err(unreachable)?;
+        let socket = tokio::time::timeout(self.connect_timeout, TcpStream::connect(&address))
+            .await
+            .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+            .map_err(unreachable)?;
         socket.set_nodelay(true).map_err(unreachable)?;
         if peer.trust == Trust::Plain {
             return self.handshake(socket).await;
@@ -66,7 +85,10 @@ impl Sockets {
         };
         let name = ServerName::try_from(name).map_err(tls)?;
         let connector = TlsConnector::from(Arc::new(self.tls(peer)?));
-        let stream = connector.connect(name, socket).await.map_err(|error| not_trusted(&error))?;
+        let stream = tokio::time::timeout(self.handshake_timeout, connector.connect(name, socket))
+            .await
+            .map_err(|_| broken("net/http: TLS handshake timeout"))?
+            .map_err(|error| not_trusted(&error))?;
         self.handshake(stream).await
     }
 

@@ -264,7 +264,7 @@ mod tests {
         let dry = format!("{MAPS}?dryRun=All");
         assert_eq!(world.call(Method::POST, &dry, &config_map("a", "1")).await.0, 409);
         let odd = format!("{MAPS}?dryRun=Some");
-        assert_eq!(world.call(Method::POST, &odd, &config_map("b", "1")).await.0, 400);
+        assert_eq!(world.call(Method::POST, &odd, &config_map("b", "1")).await.0, 422);
     }
 
     #[tokio::test(start_paused = true)]

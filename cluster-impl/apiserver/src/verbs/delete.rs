@@ -124,7 +124,7 @@ impl Options {
         let policy = Propagation::read(request.query.text("propagationPolicy"))?;
         options.propagation = options.propagation.or(policy);
         if options.propagation.is_none()
-            && let Some(orphan) = request.query.optional_flag("orphanDependents")?
+            && let Some(orphan) = request.query.optional_flag("orphanDependents")
         {
             options.propagation = Some(Propagation::from_orphan(orphan));
         }
@@ -240,12 +240,15 @@ pub(crate) fn decide(kind: &Kind, old: &Object, options: &Options, now: Timestam
         Grace::Shortened(grace_s) => {
             let allowed_s = old.integer("/metadata/deletionGracePeriodSeconds").unwrap_or_default();
             let at = old.deletion_timestamp().unwrap_or(now);
-            let at = at - jiff::SignedDuration::from_secs(allowed_s.saturating_sub(grace_s));
+            let less = jiff::SignedDuration::from_secs(allowed_s.saturating_sub(grace_s));
+            let at = at.checked_sub(less).unwrap_or(now);
             mark(&mut new, at, grace_s);
             grace_s > 0
         }
         Grace::Granted(grace_s) => {
-            mark(&mut new, now + jiff::SignedDuration::from_secs(grace_s), grace_s);
+            // The calendar ends before the numbers do.
+            let at = now.checked_add(jiff::SignedDuration::from_secs(grace_s));
+            mark(&mut new, at.unwrap_or(Timestamp::MAX), grace_s);
             meta::bump_generation(&mut new);
             grace_s > 0
         }
@@ -367,6 +370,11 @@ mod tests {
         let mut going = running.clone();
         going["metadata"]["deletionTimestamp"] = seconds(at(100)).into();
         going["metadata"]["deletionGracePeriodSeconds"] = 30.into();
+        let mut endless = running.clone();
+        endless["spec"]["terminationGracePeriodSeconds"] = i64::MAX.into();
+        let mut going_endlessly = running.clone();
+        going_endlessly["metadata"]["deletionTimestamp"] = seconds(at(100)).into();
+        going_endlessly["metadata"]["deletionGracePeriodSeconds"] = i64::MAX.into();
         let mut held = running.clone();
         held["metadata"]["finalizers"] = json!(["a.b/c"]);
         let mut held_at_end = held.clone();
@@ -377,6 +385,7 @@ mod tests {
             (&running, Some(5), "put 5 1005 "),
             (&running, Some(0), "remove"),
             (&running, Some(-3), "put 1 1001 "),
+            (&running, Some(i64::MAX), "put 9223372036854775807 253402207200 "),
             (&waiting, None, "remove"),
             (&finished, Some(60), "remove"),
             (&going, None, "keep"),
@@ -384,6 +393,9 @@ mod tests {
             (&going, Some(60), "keep"),
             (&going, Some(10), "put 10 80 "),
             (&going, Some(0), "remove"),
+            (&endless, None, "put 9223372036854775807 253402207200 "),
+            (&endless, Some(5), "put 5 1005 "),
+            (&going_endlessly, Some(5), "put 5 1000 "),
             (&held, None, "put 30 1030 a.b/c"),
             (&held, Some(0), "put 0 1000 a.b/c"),
             (&held_at_end, Some(0), "keep"),

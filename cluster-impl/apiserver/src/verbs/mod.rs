@@ -4,6 +4,7 @@ pub(crate) mod continue_token;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod delete_collection;
+pub(crate) mod event_cache;
 pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod patch;

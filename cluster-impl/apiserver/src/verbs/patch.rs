@@ -56,7 +56,7 @@ pub(crate) async fn patch(server: &ApiServer, request: &Request) -> Result<Answe
 
 /// Reads the patch from the body.
 pub(crate) fn read(server: &ApiServer, request: &Request) -> Result<Patch, Status> {
-    let force = request.query.optional_flag("force")?;
+    let force = request.query.optional_flag("force");
     if media_type(&request.content_type) == APPLY {
         if request.query.text("fieldManager").is_empty() {
             return Err(refused(

@@ -2,8 +2,10 @@
 //!
 //! The stream has no task behind it: whoever reads the answer polls the kind's hub. An idle watch keeps
 //! one timer, for its bookmarks or its end. A selector projects changes: what enters the
-//! selection is ADDED, what leaves it DELETED.
+//! selection is ADDED, what leaves it DELETED. A change is written once in each form, and all who watch
+//! in that form are told the same bytes.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use serde_json::json;
 use storage::{KeyValue, StoreError, WatchBatch, WatchEvent, WatchStream};
 use tokio::time::{Instant, Sleep};
 
-use crate::accept::{Form, Language};
+use crate::accept::{Accept, Form, Language};
 use crate::answer::{Answer, Content, Style, write_object};
 use crate::codec::{Stored, write_json};
 use crate::hub::{self, Progress};
@@ -25,19 +27,24 @@ use crate::query::Query;
 use crate::request::Request;
 use crate::selection::Selection;
 use crate::server::{self, ApiServer};
-use crate::verbs::list;
+use crate::verbs::{event_cache, list};
 use crate::{custom, protobuf, status};
 
 /// One in so many events is dropped by [`Sabotage::LostWatchEvent`].
 const LOST_EVERY: u64 = 10;
 /// ... but the first ones of a watch all arrive.
 const LOST_AFTER: u64 = 60;
+/// More events than this are put together before they are sent: each piece costs a write of the socket.
+const PIECES_MAX: usize = 4;
+
+/// A longer time is this one: a year.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Follows a collection.
 pub(crate) async fn watch(server: &Arc<ApiServer>, request: &Request) -> Result<Answer, Status> {
     let selection = Selection::read(request.kind, &request.key, &request.query)?;
     let start = Start::read(&request.query)?;
-    let has_bookmarks = request.query.flag("allowWatchBookmarks")?;
+    let has_bookmarks = request.query.flag("allowWatchBookmarks");
     let deadline = server.env.instant() + duration(server, &request.query)?;
     let mut feed = Feed {
         server: server.clone(),
@@ -57,7 +64,7 @@ pub(crate) async fn watch(server: &Arc<ApiServer>, request: &Request) -> Result<
         wake: Box::pin(tokio::time::sleep_until(deadline)),
         revision: 0,
         told: 0,
-        first: Vec::new(),
+        first: VecDeque::new(),
         is_over: false,
     };
     feed.start(start, has_bookmarks).await?;
@@ -84,7 +91,7 @@ impl Start {
     fn read(query: &Query) -> Result<Self, Status> {
         let revision = list::revision(query)?;
         let wanted = query.text("resourceVersionMatch");
-        match query.optional_flag("sendInitialEvents")? {
+        match query.optional_flag("sendInitialEvents") {
             None if !wanted.is_empty() => Err(list::refused(
                 "resourceVersionMatch",
                 "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is \
@@ -108,13 +115,14 @@ impl Start {
 }
 
 fn duration(server: &ApiServer, query: &Query) -> Result<Duration, Status> {
-    match query.integer("timeoutSeconds")? {
-        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.unsigned_abs())),
+    match query.integer("timeoutSeconds")?.unwrap_or_default() {
         // Spread, so that the watches of one moment do not all end at one moment.
-        _ => {
+        0 => {
             let spread = server.env.entropy("watch-timeout").random_range(1.0..2.0);
             Ok(server.config.min_request_timeout.mul_f64(spread))
         }
+        // As upstream, a time below zero is over at once. No clock has room for every number.
+        seconds => Ok(Duration::from_secs(seconds.max(0).unsigned_abs()).min(DURATION_MAX)),
     }
 }
 
@@ -180,7 +188,7 @@ struct Feed {
     /// How many events were told.
     told: u64,
     /// What is to be told before anything else.
-    first: Vec<u8>,
+    first: VecDeque<Bytes>,
     is_over: bool,
 }
 
@@ -197,7 +205,7 @@ impl Feed {
                 if is_marked && has_bookmarks {
                     self.bookmark(&mut out, true);
                 }
-                self.first = out;
+                self.say(out);
             }
             Start::After(revision) => {
                 let skips = self.server.env.sabotaged(Sabotage::ResumeSkips);
@@ -210,7 +218,8 @@ impl Feed {
             }
         }
         let following =
-            hub::follow(&self.server, self.kind, &self.selection, self.revision + 1).await;
+            hub::follow(&self.server, self.kind, &self.selection, self.revision.saturating_add(1))
+                .await;
         match following {
             Ok(following) => {
                 self.events = following.events;
@@ -231,8 +240,8 @@ impl Feed {
     /// The next piece of the body; `None` at its end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if !self.first.is_empty() {
-                return Some(std::mem::take(&mut self.first).into());
+            if let Some(piece) = self.first.pop_front() {
+                return Some(piece);
             }
             if self.is_over || *self.closing.borrow() {
                 return None;
@@ -242,7 +251,7 @@ impl Feed {
                 batch = self.events.next() => match batch {
                     Some(Ok(batch)) => {
                         match converted(self.server.clone(), self.kind, batch).await {
-                            Some(batch) => self.first = self.told_of(&batch),
+                            Some(batch) => self.tell_batch(&batch),
                             None => return None,
                         }
                     }
@@ -262,7 +271,7 @@ impl Feed {
                     }
                     let mut out = Vec::new();
                     self.bookmark(&mut out, false);
-                    self.first = out;
+                    self.say(out);
                     self.set_wake();
                 }
                 _ = self.closing.changed() => {}
@@ -276,21 +285,89 @@ impl Feed {
         self.wake.as_mut().reset(at);
     }
 
-    fn told_of(&mut self, batch: &WatchBatch) -> Vec<u8> {
-        let mut out = Vec::new();
+    /// Takes what is to be told next; nothing if it is empty.
+    fn say(&mut self, out: Vec<u8>) {
+        if !out.is_empty() {
+            self.first.push_back(out.into());
+        }
+    }
+
+    fn tell_batch(&mut self, batch: &WatchBatch) {
+        let mut pieces = Vec::with_capacity(batch.events.len());
         for event in &batch.events {
             let told = self.project(event).and_then(|told| match told {
-                Some((name, stored)) => self.tell(&mut out, name, &stored),
-                None => Ok(()),
+                Some((name, stored)) => self.piece(name, &event.kv.key, &stored),
+                None => Ok(None),
             });
-            if let Err(status) = told {
-                self.is_over = true;
-                self.write_value(&mut out, "ERROR", &status.to_value());
-                return out;
+            match told {
+                Ok(piece) => pieces.extend(piece),
+                Err(status) => {
+                    self.is_over = true;
+                    self.first.extend(pieces);
+                    let mut out = Vec::new();
+                    self.write_value(&mut out, "ERROR", &status.to_value());
+                    return self.say(out);
+                }
             }
         }
         self.revision = self.revision.max(batch.revision);
-        out
+        self.count(pieces.iter().map(|piece| piece.len() as f64).collect());
+        match pieces.len() {
+            0..=PIECES_MAX => self.first.extend(pieces),
+            _ => self.say(pieces.concat()),
+        }
+    }
+
+    /// One event, as it is sent; the bytes are those of everybody who watches in the same form.
+    fn piece(
+        &mut self,
+        name: &'static str,
+        key: &Bytes,
+        stored: &Stored,
+    ) -> Result<Option<Bytes>, Status> {
+        let Accept { form, language, .. } = self.style.accept;
+        let is_metadata = match form {
+            Form::Object => false,
+            Form::Metadata => true,
+            // A table tells ages, and its first row has headings.
+            Form::Table(_) => return self.own_piece(name, stored),
+        };
+        // Sabotage counts events; and a custom resource may be another in another version.
+        if self.kind.custom.is_some() || self.server.env.sabotaged(Sabotage::LostWatchEvent) {
+            return self.own_piece(name, stored);
+        }
+        let form = event_cache::Form {
+            group: self.kind.group,
+            version: self.kind.version,
+            name,
+            language,
+            is_metadata,
+        };
+        let cache = &self.server.clone().events;
+        if let Some(known) = cache.get(stored.revision, key, form) {
+            return Ok(Some(known));
+        }
+        let piece = self.own_piece(name, stored)?;
+        if let Some(piece) = &piece {
+            cache.put(stored.revision, key, form, piece.clone());
+        }
+        Ok(piece)
+    }
+
+    fn own_piece(&mut self, name: &str, stored: &Stored) -> Result<Option<Bytes>, Status> {
+        let mut out = Vec::new();
+        self.tell(&mut out, name, stored)?;
+        Ok((!out.is_empty()).then(|| out.into()))
+    }
+
+    /// Counts events that are told, all of a batch at once: there are many watches.
+    fn count(&self, sizes: Vec<f64>) {
+        let labels = [self.kind.group, self.kind.kind, self.kind.version];
+        let metrics = &self.server.metrics;
+        if !sizes.is_empty() {
+            metrics.watch_events.add(&labels, sizes.len() as f64);
+            metrics.watch_event_bytes.observe_all(&labels, sizes);
+        }
     }
 
     /// What a change of a key means to this watch.
@@ -392,7 +469,7 @@ impl Feed {
         let status = Status::expired(format!("too old resource version: {asked} ({oldest})"));
         let mut out = Vec::new();
         self.write_value(&mut out, "ERROR", &status.to_value());
-        self.first = out;
+        self.say(out);
         self.is_over = true;
     }
 }
@@ -485,7 +562,7 @@ mod tests {
         for (query, code) in [
             ("watch=true&sendInitialEvents=true", 422),
             ("watch=true&resourceVersionMatch=NotOlderThan", 422),
-            ("watch=maybe", 400),
+            ("watch=true&timeoutSeconds=", 400),
         ] {
             let path = format!("{MAPS}?{query}");
             assert_eq!(world.call(Method::GET, &path, &Value::Null).await.0, code, "{query}");
@@ -549,6 +626,31 @@ mod tests {
         assert_eq!(plain.told().await, "END", "without bookmarks only its own end comes");
         let lasted = (world.env.instant() - started).as_secs() - 35;
         assert!((1800..=3600).contains(&lasted), "{lasted}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_number_a_client_names_a_watch_begins_and_ends() {
+        let world = World::new().await;
+        let (least, most) = (i64::MIN, i64::MAX);
+        for query in [
+            format!("timeoutSeconds={most}"),
+            format!("timeoutSeconds={most}&resourceVersion={most}"),
+        ] {
+            let mut watch = world.watch(&format!("{MAPS}?watch=what&{query}")).await;
+            assert!(watch.is_silent_for(Duration::from_secs(2 * 3600)).await, "{query}");
+        }
+        for (query, lasts_s) in [
+            (format!("resourceVersion={most}"), 1800..=3600),
+            ("timeoutSeconds=0".to_owned(), 1800..=3600),
+            ("timeoutSeconds=-1".to_owned(), 0..=0),
+            (format!("timeoutSeconds={least}"), 0..=0),
+        ] {
+            let started = world.env.instant();
+            let mut watch = world.watch(&format!("{MAPS}?watch=what&{query}")).await;
+            assert_eq!(watch.told().await, "END", "{query}");
+            let lasted_s = (world.env.instant() - started).as_secs();
+            assert!(lasts_s.contains(&lasted_s), "{query}: {lasted_s} s");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ pub(super) async fn find(
     }
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let (version, name) = (text(&of["apiVersion"]), text(&of["kind"]));
-    let Some(kind) = attributes::kind_named(review.server, &version, &name) else {
+    let Some(kind) = attributes::kind_named(review.server, &version, &name).await? else {
         let why =
             format!("failed to find resource referenced by paramKind: '{version}, Kind={name}'");
         return Ok(Err(why));
@@ -52,6 +52,10 @@ pub(super) async fn find(
             let all = Picture::all(review.server, kind, &namespace).await?;
             found.extend(all.into_iter().filter(|one| selector.matches_object(one)).map(Some));
         }
+    }
+    // The picture holds custom resources as they are stored.
+    for one in found.iter_mut().flatten().filter(|_| kind.custom.is_some()) {
+        *one = Arc::new(attributes::in_version(review.server, kind, one).await?);
     }
     if found.is_empty() && reference["parameterNotFoundAction"] == "Deny" {
         let why = "no params found for policy binding with `Deny` parameterNotFoundAction";

@@ -1,6 +1,6 @@
 //! AdmissionReview, both ways.
 
-use machinery::{Kind, Object, Status};
+use machinery::{Kind, Status};
 use serde_json::{Value, json};
 
 use super::super::{Review, attributes};
@@ -28,7 +28,7 @@ pub(in crate::admission) struct Response {
 }
 
 /// The review to post: its version, and the whole document.
-pub(super) fn request(
+pub(super) async fn request(
     review: &Review<'_>,
     versions: &Value,
     kind: &'static Kind,
@@ -41,13 +41,12 @@ pub(super) fn request(
         .into_iter()
         .next()
         .ok_or("webhook does not accept known AdmissionReview versions (v1, v1beta1)")?;
-    let shown = |object: Option<&Object>| {
-        object.map_or(Value::Null, |object| attributes::in_version(kind, object).0)
-    };
+    let states = attributes::states(review, kind).await;
+    let [old, new] = states.map_err(|status| status.message)?;
     let mut request = attributes::request(review, kind);
     request.insert("uid".to_owned(), uid.into());
-    request.insert("object".to_owned(), shown(review.object.as_deref()));
-    request.insert("oldObject".to_owned(), shown(review.old));
+    request.insert("object".to_owned(), new);
+    request.insert("oldObject".to_owned(), old);
     let document = json!({
         "kind": "AdmissionReview", "apiVersion": format!("{GROUP}/{version}"), "request": request,
     });

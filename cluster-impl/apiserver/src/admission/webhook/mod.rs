@@ -150,7 +150,10 @@ pub(super) async fn ask(
         let why = format!("admission webhook {:?} does not support dry run", hook.name);
         return Err(Status::bad_request(why));
     }
-    let response = match call(review, hook, kind).await {
+    let began = review.server.env.instant();
+    let answer = call(review, hook, kind).await;
+    measure(review, hook, &answer, began);
+    let response = match answer {
         Ok(response) => response,
         Err(why) => {
             let why = format!("failed calling webhook {:?}: {why}", hook.name);
@@ -168,6 +171,37 @@ pub(super) async fn ask(
     if response.is_allowed { Ok(Some(response)) } else { Err(response.refusal(&hook.name)) }
 }
 
+/// Counts what came of asking a webhook.
+fn measure(
+    review: &Review<'_>,
+    hook: &Hook,
+    answer: &Result<Response, String>,
+    began: tokio::time::Instant,
+) {
+    let metrics = &review.server.metrics;
+    let of = if hook.is_mutating { "admit" } else { "validating" };
+    let operation = review.operation.name();
+    let is_refused = match answer {
+        Ok(response) => !response.is_allowed,
+        Err(_) => !hook.is_ignorable(),
+    };
+    let labels = [hook.name.as_str(), operation, if is_refused { "true" } else { "false" }, of];
+    metrics.webhook_seconds.observe(&labels, began.elapsed().as_secs_f64());
+    match answer {
+        Ok(response) if is_refused => {
+            let code = response.refusal(&hook.name).code.min(600).to_string();
+            let labels = ["no_error", &hook.name, operation, &code, of];
+            metrics.webhook_rejections.add(&labels, 1.0);
+        }
+        Ok(_) => {}
+        Err(_) if is_refused => {
+            let labels = ["calling_webhook_error", &hook.name, operation, "0", of];
+            metrics.webhook_rejections.add(&labels, 1.0);
+        }
+        Err(_) => metrics.webhook_fail_open.add(&[&hook.name, of], 1.0),
+    }
+}
+
 /// Asks a webhook within its time; the error says how it failed.
 async fn call(review: &Review<'_>, hook: &Hook, kind: &'static Kind) -> Result<Response, String> {
     let limit = Duration::from_secs(hook.seconds());
@@ -176,6 +210,7 @@ async fn call(review: &Review<'_>, hook: &Hook, kind: &'static Kind) -> Result<R
     let uid = review.server.env.uid();
     let versions = &hook.value["admissionReviewVersions"];
     let (version, document) = document::request(review, versions, kind, &uid)
+        .await
         .map_err(|why| format!("could not create admission objects: {why}"))?;
     let post = async {
         let config = &hook.value["clientConfig"];

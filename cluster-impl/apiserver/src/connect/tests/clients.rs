@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::tests::{Kubelet, Plays};
 use crate::Config;
 
-#[path = "../../../tests/loopback/mod.rs"]
+#[path = "../../../tests/served/loopback/mod.rs"]
 #[allow(dead_code, reason = "the tests outside of the crate use the rest")]
 mod loopback;
 

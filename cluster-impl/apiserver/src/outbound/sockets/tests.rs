@@ -284,3 +284,36 @@ async fn a_webhook_is_asked_over_tls() {
         assert_eq!(server.handle(user, gone).await.status(), 200);
     }
 }
+
+#[tokio::test]
+async fn who_does_not_answer_is_given_up() {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    // Nobody takes connections, and the kernel holds hardly any.
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let sockets = Sockets {
+        connect_timeout: PATIENCE,
+        handshake_timeout: PATIENCE,
+        ..Sockets::new(Env::os(), None)
+    };
+    let ask = async |trust: Trust| {
+        let peer = Peer {
+            host: "127.0.0.1".to_owned(),
+            port: address.port(),
+            server_name: String::new(),
+            trust,
+            is_identified: false,
+        };
+        let request = Request::get("/").body(Bytes::new()).unwrap();
+        sockets.call(&peer, request).await.err().unwrap().to_string()
+    };
+    assert_eq!(ask(Trust::Anybody).await, "net/http: TLS handshake timeout");
+    let mut held = Vec::new();
+    while let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
+        held.push(stream);
+        assert!(held.len() < 1000, "the queue never fills");
+    }
+    assert_eq!(ask(Trust::Plain).await, format!("dial tcp {address}: i/o timeout"));
+}
