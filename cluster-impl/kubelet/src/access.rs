@@ -59,6 +59,8 @@ pub struct Usage {
     pub container: String,
     /// When it was measured, in nanoseconds since 1970.
     pub at_ns: i64,
+    /// When its process started, in nanoseconds since 1970.
+    pub started_ns: Option<i64>,
     /// Nanoseconds of CPU since its start.
     pub cpu_ns: Option<u64>,
     /// Bytes of memory.

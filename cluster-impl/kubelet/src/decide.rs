@@ -102,6 +102,8 @@ pub(crate) struct Memory {
     pub(crate) troubles: BTreeMap<String, Trouble>,
     /// Not before this is another sandbox tried.
     pub(crate) sandbox_retry: Option<Timestamp>,
+    /// Not before this are the volumes tried again that could not be put in place.
+    pub(crate) volumes_retry: Option<Timestamp>,
     /// Why the kubelet itself has failed the pod: reason and message.
     pub(crate) failed: Option<(String, String)>,
 }
@@ -114,6 +116,7 @@ impl Memory {
             pulls: BTreeMap::new(),
             troubles: BTreeMap::new(),
             sandbox_retry: None,
+            volumes_retry: None,
             failed: None,
         }
     }
@@ -166,6 +169,8 @@ pub(crate) struct Decision {
     pub(crate) steps: Vec<Step>,
     pub(crate) again: Option<Timestamp>,
     pub(crate) departure: Departure,
+    /// The pod is to run, and something of it does: its volumes are to be kept up to date.
+    pub(crate) is_running: bool,
 }
 
 impl Decision {
@@ -217,6 +222,7 @@ pub(crate) fn decide(s: &Situation<'_>) -> Decision {
     if decision.steps.is_empty() {
         decision.steps = prune(s.record);
     }
+    decision.is_running = s.record.is_alive();
     decision
 }
 
@@ -240,7 +246,8 @@ fn make_sandbox(s: &Situation<'_>) -> Decision {
     if newest.is_some() && all_done {
         return Decision::default();
     }
-    if let Some(retry) = s.memory.sandbox_retry.filter(|retry| *retry > s.now) {
+    let retry = s.memory.sandbox_retry.max(s.memory.volumes_retry);
+    if let Some(retry) = retry.filter(|retry| *retry > s.now) {
         return Decision { again: Some(retry), ..Decision::default() };
     }
     let attempt = newest.map_or(0, |sandbox| sandbox.attempt + 1);
@@ -314,10 +321,9 @@ fn start(s: &Situation<'_>, name: &str, decision: &mut Decision) {
             return;
         }
     }
-    if let Some(trouble) = s.memory.troubles.get(name)
-        && trouble.retry > s.now
-    {
-        decision.again_at(trouble.retry);
+    let trouble = s.memory.troubles.get(name).map(|trouble| trouble.retry);
+    if let Some(retry) = trouble.max(s.memory.volumes_retry).filter(|retry| *retry > s.now) {
+        decision.again_at(retry);
         return;
     }
     if let Some(due) = restart_due(s, name) {
@@ -517,6 +523,9 @@ mod tests {
             Trouble { reason: "CreateContainerError".into(), message: String::new(), retry };
         memory.troubles.insert("app".to_owned(), trouble);
         assert_eq!(told(&pod, "sandbox", &memory, false), "again 130");
+        memory.volumes_retry = Some(at(140));
+        assert_eq!(told(&pod, "sandbox", &memory, false), "again 140");
+        assert_eq!(told(&pod, "", &memory, false), "again 140");
     }
 
     #[test]

@@ -1,28 +1,23 @@
-//! A container's environment: literal values, ConfigMaps, Secrets, fields of the pod.
+//! A container's environment: literal values, ConfigMaps, Secrets, fields of the pod, and the Services
+//! of the cluster.
 
 use std::collections::BTreeMap;
 
-use apiclient::{ApiClient, ApiError};
-use base64::Engine;
 use machinery::kinds::{CONFIG_MAP, SECRET};
-use machinery::{Kind, Object, ObjectKey, Quantity};
+use machinery::{Kind, Object, ObjectKey};
 use serde_json::Value;
 
-use crate::pod_spec::{app_containers, init_containers, name_of, text, texts};
-
-/// What a pod's fields cannot tell before it runs.
-pub(crate) struct Places<'p> {
-    pub(crate) node_name: &'p str,
-    pub(crate) node_ip: &'p str,
-    pub(crate) pod_ip: &'p str,
-}
+use crate::downward::{self, Places};
+use crate::pod_spec::{name_of, text, texts};
+use crate::volumes;
+use crate::{MachineFacts, Shared};
 
 /// The ConfigMaps and Secrets that a container's environment refers to, by kind and name.
 type Sources = BTreeMap<(&'static str, String), Option<BTreeMap<String, String>>>;
 
-/// Fetches what is referred to and computes the environment. The error is for the status.
+/// Looks up what is referred to and computes the environment. The error is for the status.
 pub(crate) async fn environment(
-    client: &ApiClient,
+    cx: &Shared,
     places: &Places<'_>,
     pod: &Object,
     container: &Value,
@@ -30,15 +25,24 @@ pub(crate) async fn environment(
     let mut sources = Sources::new();
     for (kind, name) in references(container) {
         let key = ObjectKey::new(pod.namespace(), name.as_str());
-        let data = match client.get(kind, &key).await {
-            Ok(object) => Some(data_of(&object)),
-            Err(error) if error.is_not_found() => None,
-            Err(ApiError::Status(status)) => return Err(status.message),
-            Err(error) => return Err(format!("failed to sync {} cache: {error}", noun(kind))),
-        };
-        sources.insert((kind.id, name), data);
+        let object = cx.objects.get(kind, &key).await?;
+        sources.insert((kind.id, name), object.map(|object| data_of(&object)));
     }
-    resolve(&sources, places, pod, container)
+    let around = Around {
+        sources: &sources,
+        places,
+        machine: &cx.config.machine,
+        services: cx.services.variables(pod),
+    };
+    resolve(&around, pod, container)
+}
+
+/// All that a container's variables are made of, beside its pod.
+struct Around<'a> {
+    sources: &'a Sources,
+    places: &'a Places<'a>,
+    machine: &'a MachineFacts,
+    services: BTreeMap<String, String>,
 }
 
 fn noun(kind: &Kind) -> String {
@@ -69,42 +73,23 @@ fn references(container: &Value) -> Vec<(&'static Kind, String)> {
 }
 
 fn data_of(object: &Object) -> BTreeMap<String, String> {
-    let is_secret = object.kind() == "Secret";
-    let Some(data) = object.map("/data") else { return BTreeMap::new() };
-    data.iter()
-        .filter_map(|(key, value)| {
-            let value = value.as_str()?;
-            if !is_secret {
-                return Some((key.clone(), value.to_owned()));
-            }
-            let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
-            Some((key.clone(), String::from_utf8_lossy(&bytes).into_owned()))
-        })
-        .collect()
+    let text = |(key, content): (String, Vec<u8>)| (key, String::from_utf8_lossy(&content).into());
+    volumes::data(object).into_iter().map(text).collect()
 }
 
 fn resolve(
-    sources: &Sources,
-    places: &Places<'_>,
+    around: &Around<'_>,
     pod: &Object,
     container: &Value,
 ) -> Result<Vec<(String, String)>, String> {
     let mut env: Vec<(String, String)> = Vec::new();
-    let mut put = |name: String, value: String| {
-        match env.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => env.push((name, value)),
-        }
-        env.clone()
-    };
-    let mut so_far = Vec::new();
     for from in entries(container, "envFrom") {
         for (kind, field) in [(&CONFIG_MAP, "configMapRef"), (&SECRET, "secretRef")] {
             let Some(name) = from[field]["name"].as_str() else { continue };
-            match sources.get(&(kind.id, name.to_owned())).and_then(Option::as_ref) {
+            match around.sources.get(&(kind.id, name.to_owned())).and_then(Option::as_ref) {
                 Some(data) => {
                     for (key, value) in data {
-                        so_far = put(format!("{}{key}", text(from, "prefix")), value.clone());
+                        put(&mut env, format!("{}{key}", text(from, "prefix")), value.clone());
                     }
                 }
                 None if from[field]["optional"] == true => {}
@@ -113,21 +98,39 @@ fn resolve(
         }
     }
     for entry in entries(container, "env") {
-        let name = name_of(entry).to_owned();
         let value = match entry.get("valueFrom") {
-            None | Some(Value::Null) => Some(expand(text(entry, "value"), &so_far)),
-            Some(from) => value_from(sources, places, pod, container, from)?,
+            None | Some(Value::Null) => {
+                let lookup = |name: &str| found(&env, name).or(around.services.get(name));
+                Some(expand(text(entry, "value"), lookup))
+            }
+            Some(from) => value_from(around, pod, container, from)?,
         };
         if let Some(value) = value {
-            so_far = put(name, value);
+            put(&mut env, name_of(entry).to_owned(), value);
         }
     }
-    Ok(so_far)
+    for (name, value) in &around.services {
+        if found(&env, name).is_none() {
+            env.push((name.clone(), value.clone()));
+        }
+    }
+    Ok(env)
+}
+
+/// A later value of a name takes the place of an earlier one.
+fn put(env: &mut Vec<(String, String)>, name: String, value: String) {
+    match env.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, old)) => *old = value,
+        None => env.push((name, value)),
+    }
+}
+
+fn found<'e>(env: &'e [(String, String)], name: &str) -> Option<&'e String> {
+    env.iter().find(|(known, _)| known == name).map(|(_, value)| value)
 }
 
 fn value_from(
-    sources: &Sources,
-    places: &Places<'_>,
+    around: &Around<'_>,
     pod: &Object,
     container: &Value,
     from: &Value,
@@ -136,7 +139,7 @@ fn value_from(
         let reference = &from[field];
         let Some(name) = reference["name"].as_str() else { continue };
         let key = text(reference, "key");
-        let data = sources.get(&(kind.id, name.to_owned())).and_then(Option::as_ref);
+        let data = around.sources.get(&(kind.id, name.to_owned())).and_then(Option::as_ref);
         return match (data.and_then(|data| data.get(key)), data) {
             (Some(value), _) => Ok(Some(value.clone())),
             (None, _) if reference["optional"] == true => Ok(None),
@@ -147,49 +150,14 @@ fn value_from(
         };
     }
     if let Some(path) = from["fieldRef"]["fieldPath"].as_str() {
-        return field(places, pod, path).map(Some);
+        return downward::variable(around.places, pod, path).map(Some);
     }
-    Ok(Some(bound(pod, container, &from["resourceFieldRef"])))
-}
-
-/// A field of the pod, as the downward API names it.
-fn field(places: &Places<'_>, pod: &Object, path: &str) -> Result<String, String> {
-    if let Some((map, key)) = path.strip_suffix("']").and_then(|path| path.split_once("['")) {
-        let value = match map {
-            "metadata.labels" => pod.label(key),
-            "metadata.annotations" => pod.annotation(key),
-            _ => return Err(format!("unsupported fieldPath: {path}")),
-        };
-        return Ok(value.unwrap_or_default().to_owned());
-    }
-    Ok(match path {
-        "metadata.name" => pod.name(),
-        "metadata.namespace" => pod.namespace(),
-        "metadata.uid" => pod.uid(),
-        "spec.nodeName" => places.node_name,
-        "spec.serviceAccountName" => pod.text("/spec/serviceAccountName"),
-        "status.hostIP" | "status.hostIPs" => places.node_ip,
-        "status.podIP" | "status.podIPs" => places.pod_ip,
-        _ => return Err(format!("unsupported fieldPath: {path}")),
-    }
-    .to_owned())
-}
-
-/// A container's request or limit in units of the divisor, rounded up; 0 if there is none.
-fn bound(pod: &Object, container: &Value, reference: &Value) -> String {
-    let of = text(reference, "containerName");
-    let all = init_containers(pod).iter().chain(app_containers(pod));
-    let container = all.filter(|c| name_of(c) == of).chain([container]).next();
-    let (list, name) = text(reference, "resource").split_once('.').unwrap_or_default();
-    let amount = container.and_then(|c| Quantity::from_value(&c["resources"][list][name]));
-    let divisor = Quantity::from_value(&reference["divisor"]).filter(|q| !q.is_zero());
-    let divisor = divisor.map_or(1000, |divisor| divisor.milli_value()).max(1);
-    let amount = amount.map_or(0, |amount| amount.milli_value());
-    (amount / divisor + i64::from(amount % divisor != 0)).to_string()
+    let reference = &from["resourceFieldRef"];
+    downward::resource(around.machine, pod, Some(container), reference).map(Some)
 }
 
 /// Replaces `$(NAME)`; `$$` stands for `$`, and unknown names stay as they are.
-fn expand(input: &str, env: &[(String, String)]) -> String {
+fn expand<'e>(input: &str, lookup: impl Fn(&str) -> Option<&'e String>) -> String {
     let mut output = String::new();
     let mut rest = input;
     while let Some(at) = rest.find('$') {
@@ -201,8 +169,8 @@ fn expand(input: &str, env: &[(String, String)]) -> String {
         } else if let Some((name, after)) =
             rest.strip_prefix('(').and_then(|inner| inner.split_once(')'))
         {
-            match env.iter().find(|(known, _)| known == name) {
-                Some((_, value)) => output.push_str(value),
+            match lookup(name) {
+                Some(value) => output.push_str(value),
                 None => output.push_str(&format!("$({name})")),
             }
             rest = after;
@@ -214,9 +182,22 @@ fn expand(input: &str, env: &[(String, String)]) -> String {
     output
 }
 
+/// The same, but no name may be unknown.
+pub(crate) fn expand_whole(input: &str, env: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(None);
+    let whole = expand(input, |name| {
+        let value = found(env, name);
+        if value.is_none() {
+            missing.replace(Some(format!("missing value for {name:?}")));
+        }
+        value
+    });
+    missing.into_inner().map_or(Ok(whole), Err)
+}
+
 /// A container's `command` or `args`, with the environment's values put in.
 pub(crate) fn words(list: &Value, env: &[(String, String)]) -> Vec<String> {
-    texts(list).iter().map(|word| expand(word, env)).collect()
+    texts(list).iter().map(|word| expand(word, |name| found(env, name))).collect()
 }
 
 #[cfg(test)]
@@ -229,7 +210,9 @@ mod tests {
 
     fn resolved(container: Value, sources: &Sources) -> Result<Vec<(String, String)>, String> {
         let pod = Object::new("v1", "Pod", "default", "web");
-        resolve(sources, &PLACES, &pod, &container)
+        let services = BTreeMap::from([("DB_SERVICE_HOST".to_owned(), "10.96.0.7".to_owned())]);
+        let machine = &MachineFacts::simulated("worker-1", 1);
+        resolve(&Around { sources, places: &PLACES, machine, services }, &pod, &container)
     }
 
     #[test]
@@ -244,6 +227,7 @@ mod tests {
                 {"name": "P_COLOUR", "value": "blue"},
                 {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                 {"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "paint", "key": "COLOUR"}}},
+                {"name": "URL", "value": "http://$(DB_SERVICE_HOST)/"},
             ],
         });
         let env = resolved(container, &sources).unwrap();
@@ -252,6 +236,8 @@ mod tests {
             ("A", "is red, not $(B) or $(A)"),
             ("IP", "10.244.0.5"),
             ("KEY", "red"),
+            ("URL", "http://10.96.0.7/"),
+            ("DB_SERVICE_HOST", "10.96.0.7"),
         ];
         assert_eq!(env, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
@@ -264,21 +250,8 @@ mod tests {
             json!({"env": [{"name": "A", "valueFrom":
                 {"configMapKeyRef": {"name": "gone", "key": "k", "optional": optional}}}]})
         };
-        assert_eq!(resolved(key(true), &sources), Ok(Vec::new()));
+        let services = vec![("DB_SERVICE_HOST".to_owned(), "10.96.0.7".to_owned())];
+        assert_eq!(resolved(key(true), &sources), Ok(services));
         assert_eq!(resolved(key(false), &sources), Err("configmap \"gone\" not found".to_owned()));
-    }
-
-    #[test]
-    fn bounds_are_counted_in_their_divisor() {
-        let pod = Object::new("v1", "Pod", "default", "web");
-        let container =
-            json!({"name": "a", "resources": {"limits": {"cpu": "250m", "memory": "1Gi"}}});
-        let asked = |resource: &str, divisor: &str| {
-            bound(&pod, &container, &json!({"resource": resource, "divisor": divisor}))
-        };
-        assert_eq!(asked("limits.cpu", "1"), "1");
-        assert_eq!(asked("limits.cpu", "1m"), "250");
-        assert_eq!(asked("limits.memory", "1Mi"), "1024");
-        assert_eq!(asked("requests.cpu", "1"), "0");
     }
 }

@@ -8,7 +8,11 @@
 pub mod access;
 mod backoff;
 mod decide;
+mod downward;
 mod environment;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod heartbeat;
 mod main_loop;
 pub mod network;
@@ -18,7 +22,9 @@ mod reports;
 pub mod runtime;
 pub mod runtimes;
 pub mod server;
+mod services;
 mod status;
+mod volumes;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -171,6 +177,9 @@ pub(crate) struct Shared {
     pub(crate) events: Events,
     pub(crate) statuses: Statuses,
     pub(crate) node: NodeState,
+    /// The ConfigMaps and Secrets that pods of this node use.
+    pub(crate) objects: volumes::Objects,
+    pub(crate) services: services::Services,
 }
 
 /// Runs a kubelet. It never returns by itself.
@@ -186,6 +195,8 @@ pub async fn run(env: Env, client: ApiClient, runtime: Arc<dyn ContainerRuntime>
         events,
         statuses: Statuses::default(),
         node: NodeState::new(),
+        objects: volumes::Objects::default(),
+        services: services::Services::default(),
     });
     let (own_node, own_node_seen) = watch::channel(None);
     let statuses = cx.clone();

@@ -1,4 +1,4 @@
-//! The main loop: changes of pods, of the node and of the runtime go to the pod workers.
+//! The main loop: changes of pods, of what they use, of the node and of the runtime go to the pod workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use apiclient::{Informed, Informer, ListOptions, Watched};
 use env::{Sabotage, Task};
-use machinery::kinds::{NODE, POD};
+use machinery::kinds::{NODE, POD, SERVICE};
 use machinery::{Object, Quantity};
 use tokio::sync::{mpsc, watch};
 
 use crate::Shared;
 use crate::pod_spec::{app_containers, init_containers};
 use crate::runtime::{Brief, RuntimeError};
+use crate::volumes::{Users, references};
 use crate::worker::{Wish, Worker};
 
 /// So often a runtime is asked again that does not answer.
@@ -37,6 +38,9 @@ struct MainLoop {
     seen: BTreeMap<String, Vec<Brief>>,
     own_node: watch::Sender<Option<Arc<Object>>>,
     routes: watch::Sender<BTreeMap<String, String>>,
+    users: Users,
+    /// Whether what earlier kubelets left behind has been removed.
+    has_swept: bool,
 }
 
 /// Runs for ever.
@@ -51,21 +55,32 @@ pub(crate) async fn run(cx: Arc<Shared>, own_node: watch::Sender<Option<Arc<Obje
     if !cx.env.sabotaged(Sabotage::KubeletStopsUnlisted) {
         informer.sync().await;
     }
-    let mut main =
-        MainLoop { cx, workers: BTreeMap::new(), ended, seen: BTreeMap::new(), own_node, routes };
+    let mut main = MainLoop {
+        cx,
+        workers: BTreeMap::new(),
+        ended,
+        seen: BTreeMap::new(),
+        own_node,
+        routes,
+        users: Users::default(),
+        has_swept: false,
+    };
+    for service in informer.view().all(&SERVICE) {
+        main.cx.services.set(&service.key(), Some(service.clone()));
+    }
     for node in informer.view().all(&NODE).cloned().collect::<Vec<_>>() {
         main.node_changed(&node, &informer);
     }
     for pod in informer.view().all(&POD).cloned().collect::<Vec<_>>() {
-        main.pod_there(pod, &informer);
+        main.pod_there(pod, &mut informer);
     }
     loop {
         tokio::select! {
             biased;
             uid = ends.recv() => if let Some(uid) = uid { main.worker_ended(&uid) },
-            informed = informer.next() => main.informed(informed, &informer),
+            informed = informer.next() => main.informed(informed, &mut informer),
             all = snapshot.recv() => match all {
-                Some(all) => main.runtime_changed(all),
+                Some(all) => main.runtime_changed(all).await,
                 None => return,
             },
         }
@@ -86,22 +101,44 @@ fn watched(cx: &Shared) -> Vec<Watched> {
             options: ListOptions { fields, ..ListOptions::default() },
             ..Watched::all(&NODE)
         },
+        Watched::rare(&SERVICE),
     ]
 }
 
 impl MainLoop {
-    fn informed(&mut self, informed: Informed, informer: &Informer) {
-        if informed.kind.id == NODE.id {
-            if let Some(node) = &informed.new {
-                self.node_changed(node, informer);
+    fn informed(&mut self, informed: Informed, informer: &mut Informer) {
+        match informed.kind.id {
+            id if id == POD.id => self.pod_changed(informed, informer),
+            id if id == NODE.id => {
+                if let Some(node) = &informed.new {
+                    self.node_changed(node, informer);
+                }
             }
+            id if id == SERVICE.id => self.cx.services.set(&informed.key, informed.new),
+            _ => self.object_changed(informed),
+        }
+    }
+
+    /// Something that pods use has changed: their workers look whether that concerns them now.
+    fn object_changed(&self, informed: Informed) {
+        let Informed { kind, key, new, .. } = informed;
+        if !self.cx.objects.tell(kind, &key, new) {
             return;
         }
+        for uid in self.users.of(kind, &key) {
+            if let Some(handle) = self.workers.get(&uid) {
+                handle.wishes.send_modify(|_| ());
+            }
+        }
+    }
+
+    fn pod_changed(&mut self, informed: Informed, informer: &mut Informer) {
         let old_uid = informed.old.as_ref().map(|old| old.uid().to_owned());
         let new_uid = informed.new.as_ref().map(|new| new.uid().to_owned());
         if let Some(old) = informed.old
             && old_uid != new_uid
         {
+            self.users.set((&self.cx.objects, informer), old.uid(), BTreeSet::new());
             self.pod_gone(old);
         }
         if let Some(pod) = informed.new {
@@ -136,8 +173,11 @@ impl MainLoop {
         });
     }
 
-    fn pod_there(&mut self, pod: Arc<Object>, informer: &Informer) {
+    fn pod_there(&mut self, pod: Arc<Object>, informer: &mut Informer) {
         self.cx.config.pods.insert(&pod);
+        let is_over = matches!(pod.text("/status/phase"), "Succeeded" | "Failed");
+        let uses = if is_over { BTreeSet::new() } else { references(&pod) };
+        self.users.set((&self.cx.objects, informer), pod.uid(), uses);
         let is_late = pod.deletion_timestamp().is_some_and(|at| at < self.cx.env.now());
         if is_late && self.cx.env.sabotaged(Sabotage::LateDeletionIgnored) {
             return;
@@ -179,7 +219,7 @@ impl MainLoop {
     }
 
     /// Wakes the workers whose pods look different now, and removes what no pod of the API owns.
-    fn runtime_changed(&mut self, all: Vec<Brief>) {
+    async fn runtime_changed(&mut self, all: Vec<Brief>) {
         let mut now: BTreeMap<String, Vec<Brief>> = BTreeMap::new();
         for brief in all {
             now.entry(brief.pod.uid.clone()).or_default().push(brief);
@@ -198,6 +238,14 @@ impl MainLoop {
             }
         }
         self.seen = now;
+        if !self.has_swept {
+            // Everybody whom the API or the runtime knows has a worker by now.
+            let uids = self.workers.keys().cloned().collect();
+            match self.cx.runtime.forget_others(&uids).await {
+                Ok(()) => self.has_swept = true,
+                Err(error) => tracing::debug!(%error, "old volumes are not removed"),
+            }
+        }
     }
 
     /// Why the node cannot take a new pod (upstream's OutOfcpu and OutOfmemory).

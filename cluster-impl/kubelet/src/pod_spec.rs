@@ -6,8 +6,8 @@ use machinery::{Object, Quantity};
 use serde_json::Value;
 
 use crate::runtime::{
-    CONTAINER_NAME_LABEL, DnsConfig, HASH_ANNOTATION, HostNamespaces, LinuxResources, Mount,
-    MountSource, POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL, PodId, PortMapping,
+    CONTAINER_NAME_LABEL, DnsConfig, FilesOf, HASH_ANNOTATION, HostNamespaces, LinuxResources,
+    Mount, MountSource, POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL, PodId, PortMapping,
     RESTART_COUNT_ANNOTATION, SandboxConfig, Security,
 };
 
@@ -285,38 +285,57 @@ pub(crate) fn security(pod: &Object, container: &Value) -> Security {
     }
 }
 
-/// A volume that this kubelet cannot provide: its name and type. Types other than emptyDir and
-/// hostPath are refused instead of silently left out.
-pub(crate) fn unsupported_volume(pod: &Object) -> Option<(String, String)> {
-    pod.list("/spec/volumes").iter().find_map(|volume| {
-        let kind = volume.as_object()?.keys().find(|key| *key != "name")?;
-        let supported = matches!(kind.as_str(), "emptyDir" | "hostPath");
-        (!supported).then(|| (name_of(volume).to_owned(), kind.clone()))
-    })
+/// What of the pod's volumes the container sees. The error is for the status.
+pub(crate) fn mounts(
+    pod: &Object,
+    container: &Value,
+    env: &[(String, String)],
+) -> Result<Vec<Mount>, String> {
+    let wanted = container["volumeMounts"].as_array().map_or(&[][..], Vec::as_slice);
+    wanted.iter().map(|mount| one_mount(pod, container, mount, env)).collect()
 }
 
-/// What of the pod's volumes the container sees.
-pub(crate) fn mounts(pod: &Object, container: &Value) -> Vec<Mount> {
-    let wanted = container["volumeMounts"].as_array().map_or(&[][..], Vec::as_slice);
-    wanted
-        .iter()
-        .filter_map(|mount| {
-            let volumes = pod.list("/spec/volumes");
-            let volume = volumes.iter().find(|volume| volume["name"] == mount["name"])?;
-            let source = match volume["hostPath"]["path"].as_str() {
-                Some(path) => MountSource::HostPath(
-                    path.to_owned(),
-                    text(&volume["hostPath"], "type").to_owned(),
-                ),
-                None => MountSource::EmptyDir(name_of(volume).to_owned()),
-            };
-            Some(Mount {
-                container_path: text(mount, "mountPath").to_owned(),
-                source,
-                readonly: mount["readOnly"] == true,
-            })
-        })
-        .collect()
+fn one_mount(
+    pod: &Object,
+    container: &Value,
+    mount: &Value,
+    env: &[(String, String)],
+) -> Result<Mount, String> {
+    let name = name_of(mount);
+    let volumes = pod.list("/spec/volumes");
+    let volume = volumes.iter().find(|volume| volume["name"] == name).ok_or_else(|| {
+        let container = name_of(container);
+        format!("cannot find volume {name:?} to mount into container {container:?}")
+    })?;
+    let has = |kind: &str| volume.get(kind).is_some_and(|source| !source.is_null());
+    let source = match volume["hostPath"]["path"].as_str() {
+        Some(path) => MountSource::HostPath(path.to_owned()),
+        None if has("configMap") => MountSource::Files(FilesOf::ConfigMap),
+        None if has("secret") => MountSource::Files(FilesOf::Secret),
+        None if has("downwardAPI") => MountSource::Files(FilesOf::DownwardApi),
+        None if has("projected") => MountSource::Files(FilesOf::Projected),
+        None => MountSource::EmptyDir,
+    };
+    let sub_path = match text(mount, "subPathExpr") {
+        "" => text(mount, "subPath").to_owned(),
+        expression => crate::environment::expand_whole(expression, env)?,
+    };
+    if sub_path.starts_with('/') {
+        return Err(format!("error SubPath `{sub_path}` must not be an absolute path"));
+    }
+    if sub_path.split('/').any(|part| part == "..") {
+        return Err(format!("unable to provision SubPath `{sub_path}`: must not contain '..'"));
+    }
+    // Files that the kubelet writes are nobody else's to write.
+    let readonly = mount["readOnly"] == true || matches!(source, MountSource::Files(_));
+    Ok(Mount {
+        container_path: text(mount, "mountPath").to_owned(),
+        volume: name.to_owned(),
+        source,
+        sub_path,
+        readonly,
+        propagation: text(mount, "mountPropagation").to_owned(),
+    })
 }
 
 /// How pods resolve names in this cluster.
@@ -420,9 +439,40 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_of_an_unknown_type_is_told() {
-        let pod = pod(serde_json::json!({"volumes": [
-            {"name": "a", "emptyDir": {}}, {"name": "b", "configMap": {"name": "x"}}]}));
-        assert_eq!(unsupported_volume(&pod), Some(("b".to_owned(), "configMap".to_owned())));
+    fn mounts_show_what_their_volumes_are() {
+        let pod = pod(serde_json::json!({"volumes": [{"name": "a", "emptyDir": {}},
+            {"name": "b", "configMap": {"name": "x"}}, {"name": "c", "hostPath": {"path": "/x"}}]}));
+        let env = [("POD".to_owned(), "web-0".to_owned())];
+        let told = |mount: Value| {
+            let container = serde_json::json!({"name": "main", "volumeMounts": [mount]});
+            mounts(&pod, &container, &env).map(|all| {
+                let Mount { source, sub_path, readonly, .. } = &all[0];
+                format!("{source:?} {sub_path:?} {readonly}")
+            })
+        };
+        for (mount, expected) in [
+            (serde_json::json!({"name": "a"}), Ok("EmptyDir \"\" false")),
+            (serde_json::json!({"name": "b"}), Ok("Files(ConfigMap) \"\" true")),
+            (serde_json::json!({"name": "c", "readOnly": true}), Ok("HostPath(\"/x\") \"\" true")),
+            (
+                serde_json::json!({"name": "a", "subPathExpr": "logs/$(POD)"}),
+                Ok("EmptyDir \"logs/web-0\" false"),
+            ),
+            (
+                serde_json::json!({"name": "a", "subPathExpr": "$(NO)"}),
+                Err("missing value for \"NO\""),
+            ),
+            (
+                serde_json::json!({"name": "a", "subPath": "../x"}),
+                Err("unable to provision SubPath `../x`: must not contain '..'"),
+            ),
+            (
+                serde_json::json!({"name": "d"}),
+                Err("cannot find volume \"d\" to mount into container \"main\""),
+            ),
+        ] {
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(told(mount.clone()), expected, "{mount}");
+        }
     }
 }

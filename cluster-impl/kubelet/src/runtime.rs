@@ -4,7 +4,7 @@
 //! from a table. Every call may be dropped half-way: what the runtime then really did is learnt from
 //! its lists, never assumed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +37,9 @@ pub enum RuntimeError {
     /// It was tried and did not work.
     #[error("{0}")]
     Failed(String),
+    /// The container's configuration does not fit what is there.
+    #[error("{0}")]
+    Unfit(String),
 }
 
 /// What the runtime says of itself.
@@ -185,24 +188,91 @@ pub struct Sandbox {
     pub ip: String,
 }
 
+/// Whose files a volume holds: names its folder, as upstream's plugins do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FilesOf {
+    /// A ConfigMap's; the only ones that are kept on disk.
+    ConfigMap,
+    /// The pod's own fields.
+    DownwardApi,
+    /// Several sources'.
+    Projected,
+    /// A Secret's.
+    Secret,
+}
+
+/// One file that the kubelet writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeFile {
+    /// What it holds.
+    pub content: Vec<u8>,
+    /// Its permissions.
+    pub mode: u32,
+    /// Its owner, if not root.
+    pub user: Option<i64>,
+}
+
+/// What a volume holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeContent {
+    /// A folder of the pod's own, empty at first: on disk, or in at most so many bytes of memory.
+    Empty {
+        /// Bytes, if it is in memory.
+        memory_max: Option<u64>,
+    },
+    /// A path of the node and the hostPath's `type`.
+    Host {
+        /// The path.
+        path: String,
+        /// The type; may be empty.
+        kind: String,
+    },
+    /// Files by their paths. They change all at once.
+    Files {
+        /// Whose.
+        of: FilesOf,
+        /// Which.
+        files: BTreeMap<String, VolumeFile>,
+    },
+}
+
+/// A volume of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodVolume {
+    /// Its name in the pod.
+    pub name: String,
+    /// What it holds.
+    pub content: VolumeContent,
+    /// `fsGroup`: who may use it beside its owner.
+    pub group: Option<i64>,
+}
+
 /// A volume, as a container sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// Where in the container.
     pub container_path: String,
+    /// The volume's name in the pod.
+    pub volume: String,
     /// What it shows.
     pub source: MountSource,
+    /// The part of the volume that is shown; empty for all of it.
+    pub sub_path: String,
     /// Whether writes are refused.
     pub readonly: bool,
+    /// `mountPropagation`; empty for None.
+    pub propagation: String,
 }
 
 /// What a mount shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountSource {
-    /// A directory of the pod's own, by the volume's name; goes with the pod.
-    EmptyDir(String),
-    /// A path of the node and the hostPath's `type`.
-    HostPath(String, String),
+    /// The pod's own empty folder.
+    EmptyDir,
+    /// Files that the kubelet writes.
+    Files(FilesOf),
+    /// A path of the node.
+    HostPath(String),
 }
 
 /// The container that a pod needs.
@@ -329,7 +399,9 @@ pub trait ContainerRuntime: Access {
     async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError>;
     /// The sandboxes of a pod, with addresses.
     async fn sandboxes(&self, pod_uid: &str) -> Result<Vec<Sandbox>, RuntimeError>;
-    /// Makes a container; answers its id.
+    /// Puts a volume of a pod in place, or brings its files up to date.
+    async fn set_up_volume(&self, pod: &PodId, volume: &PodVolume) -> Result<(), RuntimeError>;
+    /// Makes a container; answers its id. Its volumes are in place.
     async fn create_container(
         &self,
         sandbox: &Sandbox,
@@ -354,6 +426,8 @@ pub trait ContainerRuntime: Access {
     async fn pull_image(&self, name: &str) -> Result<String, RuntimeError>;
     /// Removes what the runtime keeps on disk for a pod that is gone.
     async fn forget_pod(&self, pod: &PodId) -> Result<(), RuntimeError>;
+    /// Removes the volumes of all pods but those of these uids: what an earlier kubelet left behind.
+    async fn forget_others(&self, uids: &BTreeSet<String>) -> Result<(), RuntimeError>;
     /// Returns once something may have changed since `seen`, with the number to ask with next.
     async fn changed(&self, seen: u64) -> u64;
 }

@@ -20,19 +20,21 @@ use crate::decide::{
     Decision, Departure, FailedPull, Memory, Record, Situation, Step, Trouble, deadline, decide,
     restart_due,
 };
-use crate::environment::{Places, environment, words};
+use crate::downward::Places;
+use crate::environment::{environment, words};
 use crate::pod_spec::{
     self, app_containers, grace, grace_of_gone, init_containers, name_of, pull_policy, text,
 };
-use crate::runtime::{ContainerConfig, ContainerState, RuntimeError, Sandbox, is_image_name};
+use crate::runtime::{
+    ContainerConfig, ContainerState, Mount, RuntimeError, Sandbox, is_image_name,
+};
 use crate::status::pod_status;
+use crate::volumes::Volumes;
 
 /// After this long a worker asks a runtime again that did not answer, and tries a container again
 /// that could not be made.
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 const MAKE_RETRY: Duration = Duration::from_secs(10);
-/// So often a pod is tried again whose volumes this kubelet cannot provide.
-const VOLUME_RETRY: Duration = Duration::from_secs(60);
 
 /// What a worker is told.
 #[derive(Clone)]
@@ -56,6 +58,7 @@ pub(crate) struct Worker {
     cx: Arc<Shared>,
     wishes: watch::Receiver<Wish>,
     memory: Memory,
+    volumes: Volumes,
     /// The status that was computed last.
     previous: Value,
     /// Back-offs that have had their event: container and end, or container and failed pull.
@@ -77,26 +80,43 @@ impl Worker {
             cx.events.warning(&pod, reason, message.clone());
         }
         memory.failed = rejected;
-        Self { cx, wishes, memory, previous: Value::Null, announced: BTreeSet::new() }
+        let (volumes, announced) = (Volumes::default(), BTreeSet::new());
+        Self { cx, wishes, memory, volumes, previous: Value::Null, announced }
     }
 
     /// Works until the pod is gone from the API and from the node.
     pub(crate) async fn run(mut self) {
         loop {
             let wish = self.wishes.borrow_and_update().clone();
+            let mut refresh = None;
             let wait = match self.sync(&wish).await {
-                Ok(decision) if decision.departure == Departure::Done => return,
+                Ok(decision) if decision.departure == Departure::Done => {
+                    // One that never got a sandbox may have volumes all the same.
+                    let _ = self.cx.runtime.forget_pod(&pod_spec::pod_id(&wish.pod)).await;
+                    return;
+                }
                 Ok(decision) if !decision.steps.is_empty() => continue,
-                Ok(decision) => decision.again.map(|at| self.until(at)),
+                Ok(decision) => {
+                    let at = if decision.is_running { self.volumes.due() } else { None };
+                    refresh = at.map(|at| self.until(at));
+                    decision.again.map(|at| self.until(at))
+                }
                 Err(error) => {
                     tracing::debug!(pod = %wish.pod.key(), %error, "pod not synced");
                     Some(RUNTIME_RETRY)
                 }
             };
+            let Self { cx, wishes, volumes, .. } = &mut self;
+            // While volumes are refreshed, which may take an API server's answer, all else goes on.
+            let refreshed = async {
+                sleep_for(refresh).await;
+                volumes.refresh(cx, &wish.pod).await;
+            };
             tokio::select! {
                 biased;
-                changed = self.wishes.changed() => if changed.is_err() { return },
+                changed = wishes.changed() => if changed.is_err() { return },
                 () = sleep_for(wait) => {}
+                () = refreshed => {}
             }
         }
     }
@@ -121,6 +141,9 @@ impl Worker {
         let now = self.cx.env.now();
         self.notice_deadline(&wish.pod, now);
         let restarts_always = self.cx.env.sabotaged(Sabotage::RestartPolicyIgnored);
+        if !wish.gone && self.volumes.notice(&self.cx, &wish.pod, record.is_alive()) {
+            self.memory.volumes_retry = None;
+        }
         let mut pod = wish.pod.clone();
         if restarts_always {
             Arc::make_mut(&mut pod).set("/spec/restartPolicy", "Always");
@@ -254,16 +277,10 @@ impl Worker {
 
     async fn create_sandbox(&mut self, wish: &Wish, attempt: u32) -> Result<(), RuntimeError> {
         let pod = &wish.pod;
-        let now = self.cx.env.now();
-        if let Some((name, kind)) = pod_spec::unsupported_volume(pod) {
-            let message = format!(
-                "MountVolume.SetUp failed for volume \"{name}\" : volumes of type {kind} are not \
-                 supported by this kubelet"
-            );
-            self.cx.events.warning(pod, "FailedMount", message);
-            self.memory.sandbox_retry = Some(now + VOLUME_RETRY);
+        if !self.volumes.set_up(&self.cx, pod, &mut self.memory.volumes_retry).await? {
             return Ok(());
         }
+        let now = self.cx.env.now();
         let problem = self.cx.node.network_problem();
         if !pod_spec::is_host_network(pod) && !problem.is_empty() {
             let message =
@@ -302,6 +319,10 @@ impl Worker {
         let NextLife { name, attempt, ended } = life;
         let mut all = init_containers(pod).iter().chain(app_containers(pod));
         let Some(container) = all.find(|c| name_of(c) == name) else { return Ok(()) };
+        // A kubelet that starts anew has yet to put the volumes of an older sandbox in place.
+        if !self.volumes.set_up(&self.cx, pod, &mut self.memory.volumes_retry).await? {
+            return Ok(());
+        }
         self.memory.troubles.remove(name);
         if !self.fetch_image(pod, container).await? {
             return Ok(());
@@ -311,14 +332,19 @@ impl Worker {
             node_ip: &self.cx.config.node_ip,
             pod_ip: if sandbox.ip.is_empty() { &self.cx.config.node_ip } else { &sandbox.ip },
         };
-        let env = match environment(&self.cx.client, &places, pod, container).await {
-            Ok(env) => env,
+        let node_memory = self.cx.config.machine.memory;
+        let env = environment(&self.cx, &places, pod, container).await;
+        let config = env.and_then(|env| {
+            let mounts = pod_spec::mounts(pod, container, &env)?;
+            Ok(container_config(pod, container, (env, mounts), attempt, node_memory))
+        });
+        let config = match config {
+            Ok(config) => config,
             Err(message) => {
                 self.trouble(pod, name, "CreateContainerConfigError", message);
                 return Ok(());
             }
         };
-        let config = container_config(pod, container, env, attempt, self.cx.config.machine.memory);
         let cluster = &self.cx.config;
         let sandbox_config =
             pod_spec::sandbox_config(pod, sandbox.attempt, &cluster.hostname, &cluster.dns);
@@ -329,6 +355,10 @@ impl Worker {
         let id = match made {
             Ok(id) => id,
             Err(RuntimeError::Unavailable(why)) => return Err(RuntimeError::Unavailable(why)),
+            Err(RuntimeError::Unfit(why)) => {
+                self.trouble(pod, name, "CreateContainerConfigError", why);
+                return Ok(());
+            }
             Err(error) => {
                 self.trouble(pod, name, "CreateContainerError", error.to_string());
                 return Ok(());
@@ -484,7 +514,7 @@ fn back_offs(s: &Situation<'_>) -> Vec<((String, Timestamp), String, bool)> {
 fn container_config(
     pod: &Object,
     container: &Value,
-    env: Vec<(String, String)>,
+    (env, mounts): (Vec<(String, String)>, Vec<Mount>),
     attempt: u32,
     node_memory: i64,
 ) -> ContainerConfig {
@@ -498,7 +528,7 @@ fn container_config(
         working_dir: text(container, "workingDir").to_owned(),
         labels: pod_spec::container_labels(pod, &name).into_iter().collect(),
         annotations: pod_spec::container_annotations(container, attempt).into_iter().collect(),
-        mounts: pod_spec::mounts(pod, container),
+        mounts,
         resources: pod_spec::resources(pod, container, node_memory),
         security: pod_spec::security(pod, container),
         stdin: container["stdin"] == true,

@@ -4,7 +4,10 @@
 
 #[expect(dead_code, reason = "the staged tests use the rest")]
 mod fake_api;
+#[expect(dead_code, reason = "the orchestrator's tests use the rest")]
 mod private_containerd;
+#[path = "containerd_volumes/mod.rs"]
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +43,10 @@ fn main() {
     let trials = vec![
         trial("containers_live_and_end_as_cri_tells", || block_on(containers_live_and_end())),
         trial("a_kubelet_runs_pods_on_containerd", || block_on(kubelet_runs_pods())),
+        trial(
+            "volumes_are_files_that_change_at_once",
+            || block_on(volumes::files_change_at_once()),
+        ),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }

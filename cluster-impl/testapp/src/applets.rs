@@ -4,6 +4,7 @@
 //! ignored. Hence every command that lasts has one.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::command::{Command, Span};
-use crate::{archive, serve};
+use crate::{archive, serve, whoami};
 
 /// The exit code after SIGTERM, as shells count it.
 const TERMINATED: u8 = 143;
@@ -63,6 +64,11 @@ pub async fn run(command: Command) -> anyhow::Result<u8> {
         }
         Command::True => Ok(0),
         Command::False => Ok(1),
+        Command::Until { path, text } => until(&path, &text).await,
+        Command::Whoami => {
+            println!("{}", whoami::ask().await?);
+            Ok(0)
+        }
     }
 }
 
@@ -97,6 +103,28 @@ pub async fn asked_to_end(term: &mut Signal, ignore_term: bool) {
             return;
         }
         println!("SIGTERM ignored");
+    }
+}
+
+/// So often a file is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+async fn until(path: &Path, text: &str) -> anyhow::Result<u8> {
+    let mut term = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let seen = async {
+        while !std::fs::read(path)
+            .is_ok_and(|content| String::from_utf8_lossy(&content).contains(text))
+        {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = seen => {
+            println!("{} holds {text}", path.display());
+            Ok(0)
+        }
+        () = asked_to_end(&mut term, false) => Ok(TERMINATED),
     }
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 /// The names under which the binary can be called, beside its own.
-pub const APPLETS: &[&str] =
-    &["cat", "crash", "echo", "false", "hostname", "pause", "serve", "sleep", "true"];
+pub const APPLETS: &[&str] = &[
+    "cat", "crash", "echo", "false", "hostname", "pause", "serve", "sleep", "true", "until",
+    "whoami",
+];
 
 /// Serves, crashes, sleeps and burns on demand.
 #[derive(Debug, Parser)]
@@ -69,6 +71,15 @@ pub enum Command {
     True,
     /// Fails.
     False,
+    /// Waits until a file holds a text.
+    Until {
+        /// Which file.
+        path: PathBuf,
+        /// What it is to hold.
+        text: String,
+    },
+    /// Asks the API server for the pod that it runs in.
+    Whoami,
 }
 
 /// How to serve.
@@ -174,7 +185,11 @@ impl fmt::Display for Command {
                 })
             }
             Command::Pause => f.write_str("runs, on SIGTERM exits 0 after 0"),
-            Command::False => f.write_str("exits 1 after 0, on SIGTERM exits 143 after 0"),
+            Command::Until { .. } => f.write_str("runs, on SIGTERM exits 143 after 0"),
+            // Where there is no API server to ask.
+            Command::False | Command::Whoami => {
+                f.write_str("exits 1 after 0, on SIGTERM exits 143 after 0")
+            }
             Command::True
             | Command::Hostname
             | Command::Cat { .. }

@@ -9,6 +9,7 @@ mod archive;
 mod command;
 mod lookup;
 mod serve;
+mod whoami;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,8 @@
 //! | `/status-500`, `/status-200` ... | switches the health answers |
 //! | `/crash`, `/exit?code=3` | ends the process |
 //! | `/load?seconds=10` | burns one CPU |
+//! | `/files?path=/etc/hosts` | what a file holds, or the names in a folder |
+//! | `/whoami` | what the API server says of the pod, asked with the pod's own token |
 //! | `/lookup?name=web.default.svc.cluster.local` | addresses from the pod's DNS |
 
 use std::convert::Infallible;
@@ -31,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::applets::{asked_to_end, hostname};
 use crate::command::Serve;
-use crate::lookup;
+use crate::{lookup, whoami};
 
 /// Longer than this nobody burns a CPU by one request.
 const LOAD_MAX_S: u64 = 600;
@@ -115,6 +117,17 @@ async fn answer(app: &App, peer: SocketAddr, request: &Request<Incoming>) -> Res
             burn(Duration::from_secs(seconds)).await;
             say(200, format!("burnt {seconds} s\n"))
         }
+        "/files" => match parameter("path") {
+            Some((_, path)) => match files(path) {
+                Ok(text) => say(200, text),
+                Err(error) => say(404, format!("{path}: {error}\n")),
+            },
+            None => say(400, "say which: /files?path=...\n".to_owned()),
+        },
+        "/whoami" => match whoami::ask().await {
+            Ok(told) => say(200, format!("{told}\n")),
+            Err(error) => say(502, format!("{error:#}\n")),
+        },
         "/lookup" => match parameter("name") {
             Some((_, name)) => match lookup::addresses(name).await {
                 Ok(addresses) => say(200, format!("{}\n", addresses.join("\n"))),
@@ -130,6 +143,19 @@ async fn answer(app: &App, peer: SocketAddr, request: &Request<Incoming>) -> Res
             _ => say(404, format!("nothing at {path}\n")),
         },
     }
+}
+
+/// What a file holds, or the names in a folder, sorted.
+fn files(path: &str) -> std::io::Result<String> {
+    if !std::fs::metadata(path)?.is_dir() {
+        return Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned());
+    }
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        names.push(format!("{}\n", entry?.file_name().to_string_lossy()));
+    }
+    names.sort();
+    Ok(names.concat())
 }
 
 fn health(app: &App) -> Response<Full<Bytes>> {

@@ -66,6 +66,26 @@ fn a_server_ends_gracefully_and_tells_who_it_is() {
 }
 
 #[test]
+fn files_are_waited_for_and_shown() {
+    let here = tempfile::tempdir().expect("a folder for the test");
+    let file = here.path().join("colour");
+    let path = file.to_str().expect("the folder's name is text");
+    let waiting = testapp(&["until", path, "blue"]);
+    std::fs::write(&file, "red").expect("the folder is writable");
+    let (shown, port) = server(&[]);
+    assert!(get(port, &format!("/files?path={path}")).ends_with("\r\n\r\nred"));
+    let folder = here.path().display();
+    assert!(get(port, &format!("/files?path={folder}")).ends_with("\r\n\r\ncolour\n"));
+    assert!(get(port, "/files?path=/nowhere").starts_with("HTTP/1.1 404"));
+    // Outside of a pod there is nobody to ask.
+    assert!(get(port, "/whoami").contains("cannot read /var/run/secrets"));
+    std::fs::write(&file, "light blue").expect("the folder is writable");
+    assert_eq!(code(waiting), Some(0));
+    terminate(&shown);
+    code(shown);
+}
+
+#[test]
 fn health_can_be_switched_and_the_process_crashed() {
     let (child, port) = server(&[]);
     assert!(get(port, "/healthz").starts_with("HTTP/1.1 200"));

@@ -1,9 +1,10 @@
 //! CRI v1 over a unix socket, to containerd: the only door to CRI.
 //!
-//! What CRI leaves to the kubelet happens here too: log folders, `/etc/hosts`, emptyDir volumes, and
-//! the pods' cgroup folders (`cri_files.rs`). Containers are found again by labels, so their ids stay
+//! What CRI leaves to the kubelet happens here too: log folders, `/etc/hosts`, the pods' cgroup folders
+//! (`cri_files.rs`) and their volumes (`cri_volumes.rs`). Containers are found again by labels, so their ids stay
 //! the same across restarts of the kubelet.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use k8s_cri::v1 as cri;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use rand::Rng;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -20,8 +22,8 @@ use super::cri_files::{self, Places};
 use crate::runtime::{
     Brief, CONTAINER_NAME_LABEL, ContainerConfig, ContainerRuntime, ContainerState,
     ContainerStatus, HASH_ANNOTATION, Image, POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL,
-    PodId, RESTART_COUNT_ANNOTATION, RuntimeConditions, RuntimeError, RuntimeVersion, Sandbox,
-    SandboxConfig, full_image_name,
+    PodId, PodVolume, RESTART_COUNT_ANNOTATION, RuntimeConditions, RuntimeError, RuntimeVersion,
+    Sandbox, SandboxConfig, full_image_name,
 };
 
 /// Questions are answered within this time, or the runtime counts as silent.
@@ -194,7 +196,10 @@ fn read_status(status: &cri::ContainerStatus) -> ContainerStatus {
         cri::ContainerState::ContainerUnknown => ContainerState::Unknown,
     };
     let created = instant(status.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
-    let has_ended = state == ContainerState::Exited;
+    let (started, ended) = (instant(status.started_at), instant(status.finished_at));
+    // containerd does not know when a container ended that a reboot took away.
+    let finished =
+        (state == ContainerState::Exited).then(|| ended.or(started).unwrap_or(created));
     ContainerStatus {
         id: status.id.clone(),
         sandbox_id: String::new(),
@@ -206,10 +211,9 @@ fn read_status(status: &cri::ContainerStatus) -> ContainerStatus {
         image_id: status.image_ref.clone(),
         state,
         created,
-        started: instant(status.started_at),
-        // containerd does not know when a container ended that a reboot took away.
-        finished: has_ended
-            .then(|| instant(status.finished_at).or(instant(status.started_at)).unwrap_or(created)),
+        // containerd notes a start after the process runs: one that ends at once has ended before.
+        started: started.map(|start| finished.map_or(start, |end| start.min(end))),
+        finished,
         exit_code: status.exit_code,
         reason: status.reason.clone(),
         message: status.message.clone(),
@@ -308,6 +312,12 @@ impl ContainerRuntime for CriRuntime {
         Ok(sandboxes)
     }
 
+    async fn set_up_volume(&self, pod: &PodId, volume: &PodVolume) -> Result<(), RuntimeError> {
+        let number = self.env.entropy("volume").random_range(0..u32::MAX);
+        let stamp = format!("{}.{number}", self.env.now().strftime("%Y_%m_%d_%H_%M_%S"));
+        self.places.set_up_volume(pod, volume, &stamp)
+    }
+
     async fn create_container(
         &self,
         sandbox: &Sandbox,
@@ -316,9 +326,11 @@ impl ContainerRuntime for CriRuntime {
     ) -> Result<String, RuntimeError> {
         self.places.prepare_container(&sandbox.pod, config).await?;
         let hosts = self.places.write_hosts(sandbox, sandbox_config).await?;
+        let container_config =
+            cri_files::container_config(&self.places, sandbox_config, config, hosts)?;
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),
-            config: Some(cri_files::container_config(&self.places, sandbox_config, config, hosts)),
+            config: Some(container_config),
             sandbox_config: Some(cri_files::sandbox_config(&self.places, sandbox_config)),
         };
         let mut client = self.runtime.clone();
@@ -420,6 +432,11 @@ impl ContainerRuntime for CriRuntime {
         Ok(())
     }
 
+    async fn forget_others(&self, uids: &BTreeSet<String>) -> Result<(), RuntimeError> {
+        self.places.remove_other_pod_dirs(uids);
+        Ok(())
+    }
+
     async fn changed(&self, seen: u64) -> u64 {
         self.env.sleep(RELIST_PERIOD).await;
         seen + 1
@@ -428,4 +445,31 @@ impl ContainerRuntime for CriRuntime {
 
 fn read_image(image: cri::Image) -> Image {
     Image { id: image.id, tags: image.repo_tags, size: image.size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_never_ends_before_it_starts() {
+        let told = |started_at, finished_at| {
+            let state = cri::ContainerState::ContainerExited.into();
+            let status = cri::ContainerStatus {
+                created_at: 10,
+                started_at,
+                finished_at,
+                state,
+                ..Default::default()
+            };
+            let read = read_status(&status);
+            let nanoseconds = |at: Option<Timestamp>| at.map(Timestamp::as_nanosecond);
+            (nanoseconds(read.started), nanoseconds(read.finished))
+        };
+        assert_eq!(told(20, 30), (Some(20), Some(30)));
+        assert_eq!(told(30, 20), (Some(20), Some(20)), "noted as started when it had ended");
+        assert_eq!(told(20, 0), (Some(20), Some(20)), "a reboot took it away");
+        assert_eq!(told(0, 20), (None, Some(20)), "it could not be started");
+        assert_eq!(told(0, 0), (None, Some(10)));
+    }
 }

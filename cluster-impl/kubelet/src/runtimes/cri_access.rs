@@ -82,6 +82,8 @@ fn read(stats: cri::ContainerStats) -> Option<Usage> {
         },
         container: label(CONTAINER_NAME_LABEL),
         at_ns: cpu.timestamp,
+        // The pod's status says it.
+        started_ns: None,
         cpu_ns: number(cpu.usage_core_nano_seconds),
         memory_bytes: number(memory.usage_bytes).or(number(memory.working_set_bytes)),
         working_set_bytes: number(memory.working_set_bytes),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use k8s_cri::v1 as cri;
 
 use crate::runtime::{
-    ContainerConfig, HostNamespaces, LinuxResources, Mount, MountSource, PodId, RuntimeError,
-    Sandbox, SandboxConfig, Security, full_image_name,
+    ContainerConfig, HostNamespaces, LinuxResources, Mount, PodId, RuntimeError, Sandbox,
+    SandboxConfig, Security, full_image_name,
 };
 
 /// One CPU for 100 ms.
@@ -49,10 +49,6 @@ impl Places {
         self.pod_logs(pod).join(log_path(container, attempt))
     }
 
-    fn empty_dir(&self, pod: &PodId, volume: &str) -> PathBuf {
-        self.pod_dir(pod).join("volumes/kubernetes.io~empty-dir").join(volume)
-    }
-
     fn cgroup_parent(&self, qos: &str, uid: &str) -> String {
         match qos {
             "guaranteed" => format!("{}/pod{uid}", self.cgroup_root),
@@ -70,23 +66,7 @@ impl Places {
         pod: &PodId,
         config: &ContainerConfig,
     ) -> Result<(), RuntimeError> {
-        make_dir(&self.pod_logs(pod).join(&config.name)).await?;
-        for mount in &config.mounts {
-            match &mount.source {
-                MountSource::EmptyDir(volume) => {
-                    let dir = self.empty_dir(pod, volume);
-                    if !exists(&dir).await {
-                        make_dir(&dir).await?;
-                        // Any user of the pod may write, as upstream's emptyDir.
-                        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-                        let set = tokio::fs::set_permissions(&dir, open).await;
-                        set.map_err(|error| cannot("open", &dir, &error))?;
-                    }
-                }
-                MountSource::HostPath(path, kind) => host_path(Path::new(path), kind).await?,
-            }
-        }
-        Ok(())
+        make_dir(&self.pod_logs(pod).join(&config.name)).await
     }
 
     /// The pod's `/etc/hosts`; `None` if it has the node's network and with it the node's file.
@@ -107,7 +87,7 @@ impl Places {
     /// Removes logs, volumes and cgroups of a pod that is gone. What is not there is fine.
     pub(super) async fn forget_pod(&self, pod: &PodId) {
         let _ = tokio::fs::remove_dir_all(self.pod_logs(pod)).await;
-        let _ = tokio::fs::remove_dir_all(self.pod_dir(pod)).await;
+        self.remove_pod_dir(&pod.uid);
         let Ok(mut controllers) = tokio::fs::read_dir("/sys/fs/cgroup").await else { return };
         while let Ok(Some(controller)) = controllers.next_entry().await {
             for qos in ["guaranteed", "burstable", "besteffort"] {
@@ -119,42 +99,12 @@ impl Places {
     }
 }
 
-async fn exists(path: &Path) -> bool {
-    tokio::fs::try_exists(path).await.unwrap_or(false)
-}
-
 async fn make_dir(dir: &Path) -> Result<(), RuntimeError> {
     tokio::fs::create_dir_all(dir).await.map_err(|error| cannot("make", dir, &error))
 }
 
 fn cannot(what: &str, path: &Path, error: &std::io::Error) -> RuntimeError {
     RuntimeError::Failed(format!("cannot {what} {}: {error}", path.display()))
-}
-
-/// Holds a hostPath to its type, and makes what the type says is to be made.
-async fn host_path(path: &Path, kind: &str) -> Result<(), RuntimeError> {
-    let wrong = |what: &str| {
-        Err(RuntimeError::Failed(format!("hostPath type check failed: {} {what}", path.display())))
-    };
-    let found = tokio::fs::metadata(path).await.ok();
-    match (kind, found) {
-        ("DirectoryOrCreate", None) => make_dir(path).await,
-        ("FileOrCreate", None) => {
-            let made = tokio::fs::write(path, "").await;
-            made.map_err(|error| cannot("make", path, &error))
-        }
-        ("Directory" | "DirectoryOrCreate", found)
-            if !found.as_ref().is_some_and(|f| f.is_dir()) =>
-        {
-            wrong("is not a directory")
-        }
-        ("File" | "FileOrCreate", found) if !found.as_ref().is_some_and(|f| f.is_file()) => {
-            wrong("is not a file")
-        }
-        // Docker made what was missing, and upstream kept that for paths without a type.
-        ("", None) => make_dir(path).await,
-        _ => Ok(()),
-    }
 }
 
 /// Below the folder of the pod's logs.
@@ -215,15 +165,19 @@ pub(super) fn container_config(
     sandbox: &SandboxConfig,
     config: &ContainerConfig,
     hosts: Option<PathBuf>,
-) -> cri::ContainerConfig {
+) -> Result<cri::ContainerConfig, RuntimeError> {
     let has_own_hosts = config.mounts.iter().any(|mount| mount.container_path == "/etc/hosts");
     let hosts = hosts.filter(|_| !has_own_hosts).map(|hosts| cri::Mount {
         container_path: "/etc/hosts".to_owned(),
         host_path: hosts.display().to_string(),
         ..Default::default()
     });
-    let mounts = config.mounts.iter().map(|mount| mount_of(places, &sandbox.pod, mount));
-    cri::ContainerConfig {
+    let mounts = config.mounts.iter().map(|mount| {
+        let path = places.shown(&sandbox.pod, &config.name, mount)?;
+        Ok(mount_of(mount, &path))
+    });
+    let mounts: Vec<cri::Mount> = mounts.collect::<Result<_, RuntimeError>>()?;
+    Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
             name: config.name.clone(),
             attempt: config.attempt,
@@ -241,7 +195,7 @@ pub(super) fn container_config(
             .iter()
             .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() })
             .collect(),
-        mounts: mounts.chain(hosts).collect(),
+        mounts: mounts.into_iter().chain(hosts).collect(),
         labels: config.labels.clone().into_iter().collect(),
         annotations: config.annotations.clone().into_iter().collect(),
         log_path: log_path(&config.name, config.attempt),
@@ -253,18 +207,20 @@ pub(super) fn container_config(
             security_context: Some(security_context(&config.security, sandbox.host)),
         }),
         ..Default::default()
-    }
+    })
 }
 
-fn mount_of(places: &Places, pod: &PodId, mount: &Mount) -> cri::Mount {
-    let host_path = match &mount.source {
-        MountSource::EmptyDir(volume) => places.empty_dir(pod, volume).display().to_string(),
-        MountSource::HostPath(path, _) => path.clone(),
+fn mount_of(mount: &Mount, host_path: &Path) -> cri::Mount {
+    let propagation = match mount.propagation.as_str() {
+        "Bidirectional" => cri::MountPropagation::PropagationBidirectional,
+        "HostToContainer" => cri::MountPropagation::PropagationHostToContainer,
+        _ => cri::MountPropagation::PropagationPrivate,
     };
     cri::Mount {
         container_path: mount.container_path.clone(),
-        host_path,
+        host_path: host_path.display().to_string(),
         readonly: mount.readonly,
+        propagation: propagation.into(),
         ..Default::default()
     }
 }
@@ -360,18 +316,6 @@ mod tests {
         };
         let text = hosts("10.244.1.2", &config);
         assert!(text.ends_with("10.244.1.2\tweb\n10.1.2.3\ta\tb\n"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn host_paths_are_held_to_their_types() {
-        let here = tempfile::tempdir().expect("a folder for the test");
-        let (dir, file) = (here.path().join("dir"), here.path().join("file"));
-        assert!(host_path(&dir, "Directory").await.is_err());
-        assert!(host_path(&dir, "DirectoryOrCreate").await.is_ok());
-        assert!(host_path(&dir, "Directory").await.is_ok());
-        assert!(host_path(&dir, "File").await.is_err());
-        assert!(host_path(&file, "FileOrCreate").await.is_ok());
-        assert!(host_path(&file, "DirectoryOrCreate").await.is_err());
     }
 
     #[test]

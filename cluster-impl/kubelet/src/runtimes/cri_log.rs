@@ -146,7 +146,8 @@ async fn start_of_tail(file: &mut File, lines: u64) -> std::io::Result<u64> {
     Ok(0)
 }
 
-fn parse(mut line: Bytes) -> Option<LogRecord> {
+/// A line as a record; `None` if it is none.
+pub(crate) fn parse(mut line: Bytes) -> Option<LogRecord> {
     let mut word = |until: u8| {
         let end = line.iter().position(|byte| *byte == until)?;
         let word = line.split_to(end);

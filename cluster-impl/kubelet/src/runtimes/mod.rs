@@ -3,8 +3,11 @@
 pub mod cri;
 mod cri_access;
 mod cri_files;
-mod cri_log;
+pub(crate) mod cri_log;
+mod cri_volumes;
 mod script;
 pub mod staged;
 mod staged_access;
 mod staged_names;
+mod staged_tables;
+mod staged_volumes;

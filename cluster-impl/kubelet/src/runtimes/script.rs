@@ -48,9 +48,15 @@ impl Script {
             "serve" => Self::serve(&words).unwrap_or(Self::exits(2)),
             "crash" => Self::crash(&words).unwrap_or(Self::exits(2)),
             "sleep" => Self::sleep(&words).unwrap_or(Self::exits(2)),
+            "until" if words.len() == 2 => {
+                Self { serves: None, exits: None, on_term: Self::TERMINATED }
+            }
+            "until" => Self::exits(2),
             "pause" => Self::FOR_EVER,
             "true" | "echo" | "cat" | "hostname" => Self::exits(0),
             "false" => Self::exits(1),
+            // There is no API server that a simulated container could ask.
+            "whoami" => Self::exits(1),
             _ if is_testapp => Self::exits(2),
             _ => return None,
         })
@@ -130,6 +136,22 @@ pub(crate) fn says_first(command_line: &[String], hostname: &str, version: &str)
         "echo" => Some(words.join(" ")),
         "hostname" => Some(hostname.to_owned()),
         _ => None,
+    }
+}
+
+/// The file that a command line waits for, and the text that it is to hold.
+pub(crate) fn waits_for(command_line: &[String]) -> Option<(String, String)> {
+    match applet(command_line)? {
+        ("until", words) if words.len() == 2 => Some((words[0].to_owned(), words[1].to_owned())),
+        _ => None,
+    }
+}
+
+/// The files that a command line shows.
+pub(crate) fn shows(command_line: &[String]) -> Vec<String> {
+    match applet(command_line) {
+        Some(("cat", words)) => words.into_iter().map(str::to_owned).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -12,43 +12,19 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use env::{Env, Signal, Task, Timestamp};
+use env::{Env, Signal, Timestamp};
 use rand::Rng;
 
 use super::script::{self, OnTerm, Script};
 pub use super::staged_names::{Answers, ContainerChange};
 use super::staged_names::{OnChange, image_id, network_of, new_id, not_found};
+use super::staged_tables::{Container, Inner, change};
+use super::staged_volumes::Shown;
 use crate::runtime::{
     Brief, CONTAINER_NAME_LABEL, ContainerConfig, ContainerRuntime, ContainerState,
-    ContainerStatus, HASH_ANNOTATION, Image, PodId, RuntimeConditions, RuntimeError,
+    ContainerStatus, HASH_ANNOTATION, Image, PodId, PodVolume, RuntimeConditions, RuntimeError,
     RuntimeVersion, Sandbox, SandboxConfig, full_image_name,
 };
-
-struct Container {
-    status: ContainerStatus,
-    pod: PodId,
-    command_line: Vec<String>,
-    script: Option<Script>,
-    /// What it writes at its start.
-    says: Option<String>,
-    /// What it has written.
-    log: Vec<(Timestamp, String)>,
-    /// Whether it was asked to end.
-    terminated: bool,
-    /// What will end it by itself; dropped with it.
-    life: Option<Task<()>>,
-}
-
-#[derive(Default)]
-struct Inner {
-    answers: Answers,
-    powered_off: bool,
-    pod_network: Option<(u32, u32)>,
-    next_address: u32,
-    sandboxes: BTreeMap<String, Sandbox>,
-    containers: BTreeMap<String, Container>,
-    pulled: BTreeSet<String>,
-}
 
 /// One node's simulated container runtime.
 pub struct StagedRuntime {
@@ -131,6 +107,8 @@ impl StagedRuntime {
         let mut inner = self.lock();
         inner.sandboxes.values_mut().for_each(|sandbox| sandbox.ready = false);
         inner.containers.values_mut().for_each(|container| container.life = None);
+        // What was in memory is gone, and the next kubelet writes the rest anew anyway.
+        inner.volumes.clear();
         inner.pod_network = None;
         drop(inner);
         self.touch();
@@ -141,6 +119,7 @@ impl StagedRuntime {
         let mut inner = self.lock();
         inner.sandboxes.clear();
         inner.containers.clear();
+        inner.volumes.clear();
         inner.pulled.clear();
         drop(inner);
         self.touch();
@@ -150,8 +129,7 @@ impl StagedRuntime {
     pub fn power_on(&self, env: Env) {
         *self.env.lock().expect("never held over a panic") = env;
         let mut inner = self.lock();
-        inner.powered_off = false;
-        inner.answers = Answers::Normally;
+        (inner.powered_off, inner.answers) = (false, Answers::Normally);
         drop(inner);
         self.touch();
     }
@@ -181,6 +159,26 @@ impl StagedRuntime {
             .map(|container| container.command_line.clone())
     }
 
+    /// The files that a container sees of its volumes, by path. None if there is no such container.
+    pub fn files(&self, id: &str) -> BTreeMap<String, Vec<u8>> {
+        let inner = self.lock();
+        inner.containers.get(id).map(|container| inner.files(container)).unwrap_or_default()
+    }
+
+    /// The pods that have volumes here, by uid.
+    pub fn pods_with_volumes(&self) -> Vec<String> {
+        self.lock().volumes.keys().cloned().collect()
+    }
+
+    /// Ends the containers that have waited for what is now in a file.
+    fn end_those_who_waited(&self, pod_uid: &str) {
+        let now = self.env().now();
+        let ended = self.lock().those_who_waited(pod_uid, now);
+        for id in ended {
+            self.end(&id, 0, "Completed");
+        }
+    }
+
     /// The line of this number that a container has written.
     pub(super) fn said(&self, id: &str, number: usize) -> Option<(Timestamp, String)> {
         self.lock().containers.get(id)?.log.get(number).cloned()
@@ -195,7 +193,7 @@ impl StagedRuntime {
         self.inner.lock().expect("no code panics while it holds the tables")
     }
 
-    fn env(&self) -> Env {
+    pub(super) fn env(&self) -> Env {
         self.env.lock().expect("never held over a panic").clone()
     }
 
@@ -275,40 +273,6 @@ impl StagedRuntime {
             container.life = Some(life);
         }
     }
-
-    /// The next free address, as host-local gives them out: upwards, and round again.
-    fn address(inner: &mut Inner) -> Result<String, RuntimeError> {
-        let (network, size) = inner.pod_network.ok_or_else(|| {
-            RuntimeError::Failed("cni plugin not initialized: the node has no podCIDR".to_owned())
-        })?;
-        let used: BTreeSet<&str> = inner
-            .sandboxes
-            .values()
-            .filter(|sandbox| sandbox.ready)
-            .map(|sandbox| sandbox.ip.as_str())
-            .collect();
-        // Network address, gateway and broadcast address are nobody's.
-        let hosts = size.saturating_sub(3);
-        for step in 0..hosts {
-            let offset = (inner.next_address + step) % hosts;
-            let ip = std::net::Ipv4Addr::from(network + 2 + offset).to_string();
-            if !used.contains(ip.as_str()) {
-                inner.next_address = (offset + 1) % hosts;
-                return Ok(ip);
-            }
-        }
-        Err(RuntimeError::Failed("no IP addresses available in range set".to_owned()))
-    }
-}
-
-fn change(container: &Container, exit_code: Option<i32>) -> ContainerChange {
-    ContainerChange {
-        pod: container.pod.clone(),
-        container: container.status.name.clone(),
-        id: container.status.id.clone(),
-        attempt: container.status.attempt,
-        exit_code,
-    }
 }
 
 #[async_trait]
@@ -341,7 +305,7 @@ impl ContainerRuntime for StagedRuntime {
         let env = self.env();
         let (id, created) = (new_id(&env), env.now());
         let mut inner = self.lock();
-        let ip = if config.host.network { String::new() } else { Self::address(&mut inner)? };
+        let ip = if config.host.network { String::new() } else { inner.address()? };
         let sandbox = Sandbox {
             id: id.clone(),
             pod: config.pod.clone(),
@@ -386,6 +350,16 @@ impl ContainerRuntime for StagedRuntime {
         self.answer("sandboxes", 0..1).await?;
         let inner = self.lock();
         Ok(inner.sandboxes.values().filter(|s| s.pod.uid == pod_uid).cloned().collect())
+    }
+
+    async fn set_up_volume(&self, pod: &PodId, volume: &PodVolume) -> Result<(), RuntimeError> {
+        // Files are the kubelet's own work: containerd has no part in it.
+        let mut inner = self.lock();
+        let volumes = inner.volumes.entry(pod.uid.clone()).or_default();
+        volumes.insert(volume.name.clone(), volume.clone());
+        drop(inner);
+        self.end_those_who_waited(&pod.uid);
+        Ok(())
     }
 
     async fn create_container(
@@ -439,10 +413,11 @@ impl ContainerRuntime for StagedRuntime {
         let version = version.map_or("", |(_, value)| value.as_str());
         let says = script::says_first(&command_line, &sandbox_config.hostname, version);
         let (terminated, life) = (false, None);
-        let container = Container {
+        let mut container = Container {
             status,
             pod,
             command_line,
+            mounts: Vec::new(),
             says,
             log: Vec::new(),
             script,
@@ -453,6 +428,8 @@ impl ContainerRuntime for StagedRuntime {
         if !inner.sandboxes.get(&sandbox.id).is_some_and(|sandbox| sandbox.ready) {
             return Err(not_found("running sandbox", &sandbox.id));
         }
+        let volumes = inner.volumes.get(&sandbox.pod.uid);
+        container.mounts = Shown::all(volumes, &config.mounts);
         inner.containers.insert(id.clone(), container);
         drop(inner);
         self.touch();
@@ -487,11 +464,14 @@ impl ContainerRuntime for StagedRuntime {
         container.status.state = ContainerState::Running;
         container.log.extend(container.says.take().map(|line| (now, line)));
         let change = change(container, None);
+        let pod_uid = change.pod.uid.clone();
+        inner.read_files(id, now);
         drop(inner);
         if let Some((code, after)) = script.exits {
             self.end_later(id, code, after);
         }
         self.tell(&change);
+        self.end_those_who_waited(&pod_uid);
         Ok(())
     }
 
@@ -590,7 +570,13 @@ impl ContainerRuntime for StagedRuntime {
         )))
     }
 
-    async fn forget_pod(&self, _pod: &PodId) -> Result<(), RuntimeError> {
+    async fn forget_pod(&self, pod: &PodId) -> Result<(), RuntimeError> {
+        self.lock().volumes.remove(&pod.uid);
+        Ok(())
+    }
+
+    async fn forget_others(&self, uids: &BTreeSet<String>) -> Result<(), RuntimeError> {
+        self.lock().volumes.retain(|uid, _| uids.contains(uid));
         Ok(())
     }
 

@@ -1,10 +1,11 @@
 //! Logs of staged containers: what testapp would have written. Nothing runs in them, so they have no
-//! streams, and say so.
+//! streams, and say so; and they use nothing, which is what they tell of their CPU and memory.
 
 use std::sync::Weak;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use env::Timestamp;
 
 use super::staged::StagedRuntime;
 use crate::access::{Access, ContainerLog, LogRecord, Outcome, Streams, Usage};
@@ -29,7 +30,7 @@ impl ContainerLog for StagedLog {
 
 fn refused<T>(what: &str) -> Result<T, RuntimeError> {
     Err(RuntimeError::Failed(format!(
-        "{what}: a simulated container has no process and no network of its own; use --target docker"
+        "a simulated container has no process and no network of its own, hence no {what}; use --target docker"
     )))
 }
 
@@ -68,6 +69,24 @@ impl Access for StagedRuntime {
 
     async fn usage(&self) -> Result<Vec<Usage>, RuntimeError> {
         self.answer("usage", 0..1).await?;
-        Ok(Vec::new())
+        let now = self.env().now();
+        let nanos = |at: Timestamp| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
+        let mut all: Vec<Usage> = self
+            .running()
+            .into_iter()
+            .map(|one| Usage {
+                pod: one.pod,
+                container: one.container,
+                at_ns: nanos(now),
+                started_ns: one.started.map(nanos),
+                cpu_ns: Some(0),
+                memory_bytes: Some(0),
+                working_set_bytes: Some(0),
+                disk_bytes: Some(0),
+                inodes: Some(0),
+            })
+            .collect();
+        all.sort_by(|one, other| (&one.pod, &one.container).cmp(&(&other.pod, &other.container)));
+        Ok(all)
     }
 }

@@ -1,6 +1,8 @@
 //! Names and ranges of the staged runtime, and what it tells of its containers.
 
-use env::Env;
+use std::collections::BTreeSet;
+
+use env::{Env, Timestamp};
 use rand::Rng;
 
 use crate::runtime::{PodId, RuntimeError};
@@ -31,6 +33,8 @@ pub struct ContainerChange {
     pub id: String,
     /// How often it was restarted before.
     pub attempt: u32,
+    /// When its process started.
+    pub started: Option<Timestamp>,
     /// The exit code if it has ended.
     pub exit_code: Option<i32>,
 }
@@ -60,6 +64,28 @@ pub(super) fn network_of(cidr: &str) -> Option<(u32, u32)> {
     let address: std::net::Ipv4Addr = address.parse().ok()?;
     let prefix: u32 = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix))?;
     Some((u32::from(address), 1 << (32 - prefix)))
+}
+
+/// The next free address of a network, as host-local gives them out: upwards, and round again.
+pub(super) fn free_address(
+    network: Option<(u32, u32)>,
+    next: &mut u32,
+    used: &BTreeSet<&str>,
+) -> Result<String, RuntimeError> {
+    let (network, size) = network.ok_or_else(|| {
+        RuntimeError::Failed("cni plugin not initialized: the node has no podCIDR".to_owned())
+    })?;
+    // Network address, gateway and broadcast address are nobody's.
+    let hosts = size.saturating_sub(3);
+    for step in 0..hosts {
+        let offset = (*next + step) % hosts;
+        let ip = std::net::Ipv4Addr::from(network + 2 + offset).to_string();
+        if !used.contains(ip.as_str()) {
+            *next = (offset + 1) % hosts;
+            return Ok(ip);
+        }
+    }
+    Err(RuntimeError::Failed("no IP addresses available in range set".to_owned()))
 }
 
 /// There is no such thing in the runtime.

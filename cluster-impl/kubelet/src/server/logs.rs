@@ -221,6 +221,20 @@ impl Reading {
     }
 }
 
+/// What a client is told of these records, if its query can be read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn told(
+    query: &str,
+    records: &[LogRecord],
+    now: Timestamp,
+) -> Option<(Option<u64>, Vec<Bytes>)> {
+    let request = http::Request::builder().uri(format!("/?{query}")).body(Bytes::new()).ok()?;
+    let options = Options::read(&super::access::query(&request), now).ok()?;
+    let mut writer = Writer::new(&options);
+    let told = records.iter().filter_map(|record| writer.write(record)).collect();
+    Some((options.bytes_max, told))
+}
+
 /// Turns records into the text that the client wants.
 struct Writer {
     timestamps: bool,

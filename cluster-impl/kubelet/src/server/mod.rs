@@ -8,7 +8,7 @@
 
 mod access;
 mod body;
-mod logs;
+pub(crate) mod logs;
 mod metrics;
 mod review;
 mod serve;

@@ -209,7 +209,24 @@ async fn pods_and_usage_are_told() {
     assert_eq!(json("/pods").await["items"][0]["metadata"]["name"], "web");
     let running = json("/runningpods/").await;
     assert_eq!(running["items"][0]["spec"]["containers"][0]["name"], "app");
-    assert_eq!(json("/stats/summary").await["node"]["nodeName"], "worker-1");
+    let summary = json("/stats/summary").await;
+    assert_eq!(summary["node"]["nodeName"], "worker-1");
+    let container = &summary["pods"][0]["containers"][0];
+    assert_eq!(container["cpu"]["usageCoreNanoSeconds"], 0, "a simulated container uses nothing");
+    assert!(
+        container["startTime"].as_str().unwrap().starts_with("1970-01-01T00:00:"),
+        "{container}"
+    );
+    let resource = node.get("/metrics/resource").await.1;
+    for line in [
+        "container_cpu_usage_seconds_total{container=\"app\",namespace=\"default\",pod=\"web\"} 0.000000000 ",
+        "container_start_time_seconds{container=\"app\",namespace=\"default\",pod=\"web\"} ",
+        "node_memory_working_set_bytes 0 ",
+        "pod_memory_working_set_bytes{namespace=\"default\",pod=\"web\"} 0 ",
+        "resource_scrape_error 0",
+    ] {
+        assert!(resource.lines().any(|one| one.starts_with(line)), "{line}\n{resource}");
+    }
     let metrics = node.get("/metrics").await.1;
     assert!(metrics.contains("\nkubelet_running_pods 1\n"), "{metrics}");
     assert_eq!(node.get("/healthz").await, (500, "unhealthy".to_owned()));

@@ -28,7 +28,7 @@ pub(super) async fn summary(server: &Arc<KubeletServer>) -> Result<Response<Body
     for (one, rate) in usage.iter().zip(&rates) {
         let at = time(one.at_ns);
         let container = json!({
-            "name": one.container, "startTime": started(&one.pod),
+            "name": one.container, "startTime": start(server, one),
             "cpu": cpu(&at, *rate, one.cpu_ns),
             "memory": memory(&at, one.memory_bytes, one.working_set_bytes),
             "rootfs": {"time": at, "usedBytes": one.disk_bytes, "inodesUsed": one.inodes},
@@ -66,6 +66,20 @@ pub(super) async fn summary(server: &Arc<KubeletServer>) -> Result<Response<Body
         },
         "pods": pods,
     })))
+}
+
+/// When a container started: as the runtime says, or as the pod's status does; else when its pod did.
+pub(super) fn start(server: &KubeletServer, usage: &Usage) -> String {
+    if let Some(started_ns) = usage.started_ns {
+        return time(started_ns);
+    }
+    let pod = server.config.pods.named(&usage.pod.namespace, &usage.pod.name);
+    let Some(pod) = pod else { return String::new() };
+    let lists = ["/status/containerStatuses", "/status/initContainerStatuses"];
+    let mut statuses = lists.iter().flat_map(|list| pod.list(list));
+    let own = statuses.find(|status| status["name"] == usage.container.as_str());
+    let started = own.and_then(|status| status["state"]["running"]["startedAt"].as_str());
+    started.unwrap_or_else(|| pod.text("/status/startTime")).to_owned()
 }
 
 fn cpu(at: &str, rate: Option<u64>, total: Option<u64>) -> Value {

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 
 use apiclient::ApiClient;
 use bytes::Bytes;
+use env::Timestamp;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 type Body = StreamBody<BoxStream<'static, Result<http_body::Frame<Bytes>, Infallible>>>;
 
@@ -23,6 +25,8 @@ pub struct FakeApi {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<(i64, String, Value)>,
     cut: watch::Sender<bool>,
+    /// What its wall clock read, and when.
+    clock: (Timestamp, Instant),
 }
 
 #[derive(Default)]
@@ -32,14 +36,21 @@ struct State {
     objects: BTreeMap<String, Value>,
     log: Vec<(i64, String, Value)>,
     requests: usize,
+    tokens: usize,
 }
 
 impl FakeApi {
+    /// A server whose clock begins in 1970, as that of the tests' machine does.
     pub fn new() -> Self {
+        Self::at(Timestamp::UNIX_EPOCH)
+    }
+
+    pub fn at(now: Timestamp) -> Self {
         Self {
             state: Arc::default(),
             events: broadcast::channel(4096).0,
             cut: watch::Sender::new(false),
+            clock: (now, Instant::now()),
         }
     }
 
@@ -100,6 +111,13 @@ impl FakeApi {
         let mut state = self.state.lock().unwrap();
         state.revision += 1;
         object["metadata"]["resourceVersion"] = state.revision.to_string().into();
+        let mut parts = path.rsplit('/');
+        if object["metadata"]["name"].is_null() {
+            object["metadata"]["name"] = parts.next().into();
+        }
+        if let Some((_, rest)) = path.split_once("/namespaces/") {
+            object["metadata"]["namespace"] = rest.split('/').next().into();
+        }
         if object["metadata"]["uid"].is_null() {
             object["metadata"]["uid"] = format!("uid-{}", state.revision).into();
         }
@@ -124,13 +142,17 @@ impl FakeApi {
         let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let path = parts.uri.path().to_owned();
         let query = parts.uri.query().unwrap_or_default();
+        let parameter = |name: &str| query.split('&').find_map(|part| part.strip_prefix(name));
+        let name = parameter("fieldSelector=metadata.name%3D").map(|name| format!("/{name}"));
+        let name = name.unwrap_or_default();
         if query.contains("watch=true") {
-            let from = query.split('&').find_map(|part| part.strip_prefix("resourceVersion="));
-            return self.watch(&path, from.unwrap().parse().unwrap());
+            let from = parameter("resourceVersion=");
+            return self.watch((&path, &name), from.unwrap().parse().unwrap());
         }
         match parts.method {
-            Method::GET if is_collection(&path) => self.read_all(&path),
+            Method::GET if is_collection(&path) => self.read_all(&path, &name),
             Method::GET => self.get(&path).map_or_else(not_found, |object| ok(&object)),
+            Method::POST if path.ends_with("/token") => self.token(body),
             Method::POST => {
                 let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
                 if self.get(&path).is_some() {
@@ -157,6 +179,18 @@ impl FakeApi {
         }
     }
 
+    /// Answers a request for a token: `token-1`, `token-2` and so on.
+    fn token(&self, mut request: Value) -> Response<Body> {
+        let mut state = self.state.lock().unwrap();
+        state.tokens += 1;
+        let life = request["spec"]["expirationSeconds"].as_u64().unwrap();
+        let now = self.clock.0 + self.clock.1.elapsed();
+        let end = now + std::time::Duration::from_secs(life);
+        let token = format!("token-{}", state.tokens);
+        request["status"] = json!({"token": token, "expirationTimestamp": format!("{end:.0}")});
+        ok(&request)
+    }
+
     fn delete(&self, path: &str, body: &Value) -> Response<Body> {
         let Some(mut object) = self.get(path) else { return not_found() };
         let uid = &body["preconditions"]["uid"];
@@ -174,16 +208,16 @@ impl FakeApi {
         ok(&json!({"kind": "Status", "status": "Success"}))
     }
 
-    fn read_all(&self, path: &str) -> Response<Body> {
+    fn read_all(&self, path: &str, name: &str) -> Response<Body> {
         let state = self.state.lock().unwrap();
-        let belongs = |at: &str| belongs(at, path);
+        let belongs = |at: &str| belongs(at, path) && at.ends_with(name);
         let items: Vec<_> =
             state.objects.iter().filter(|(at, _)| belongs(at)).map(|(_, o)| o.clone()).collect();
         let revision = state.revision.to_string();
         ok(&json!({"metadata": {"resourceVersion": revision}, "items": items}))
     }
 
-    fn watch(&self, path: &str, from: i64) -> Response<Body> {
+    fn watch(&self, (path, name): (&str, &str), from: i64) -> Response<Body> {
         let live = self.events.subscribe();
         let past = self.state.lock().unwrap().log.clone();
         let last = past.last().map_or(0, |(revision, _, _)| *revision);
@@ -192,11 +226,13 @@ impl FakeApi {
             Some((live.recv().await.ok()?, live))
         })
         .filter(move |(revision, _, _)| futures::future::ready(*revision > last));
-        let path = path.to_owned();
+        let (path, name) = (path.to_owned(), name.to_owned());
         let cut = self.cut.clone();
         let lines = futures::stream::iter(past)
             .chain(live)
-            .filter(move |(_, at, _)| futures::future::ready(belongs(at, &path)))
+            .filter(move |(_, at, _)| {
+                futures::future::ready(belongs(at, &path) && at.ends_with(&name))
+            })
             .then(move |(_, _, event)| {
                 let mut cut = cut.subscribe();
                 async move {
@@ -209,7 +245,7 @@ impl FakeApi {
 }
 
 fn is_collection(path: &str) -> bool {
-    ["pods", "nodes", "leases", "events", "configmaps", "secrets"]
+    ["pods", "nodes", "leases", "events", "configmaps", "secrets", "services"]
         .iter()
         .any(|plural| path.ends_with(&format!("/{plural}")))
 }

@@ -2,12 +2,15 @@
 //!
 //! It lives in its own mount, network and PID namespaces, so ending it ends everything in it; only
 //! cgroup folders are left to remove. Docker's containerd is never touched.
+//! What a kubelet mounts in the test's folder is seen in there; nothing that is mounted in there is seen
+//! outside.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use shakedown_kubelet::runtimes::cri::{CriConfig, ImageSource};
 use tempfile::TempDir;
 
@@ -56,6 +59,7 @@ impl Containerd {
     /// Starts it with testapp's images.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a folder for the test");
+        share(dir.path());
         let unique = dir.path().file_name().expect("a temporary folder has a name");
         let cgroup = format!("shakedown-test-{}", unique.to_string_lossy().trim_matches('.'));
         std::fs::create_dir(dir.path().join("net.d")).expect("a folder for the test");
@@ -68,7 +72,8 @@ impl Containerd {
         let daemon = format!("exec containerd --config {}", config.display());
         let script = format!("ip link set lo up; {covers}; {daemon}");
         let daemon = Command::new("unshare")
-            .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["--mount", "--propagation", "slave", "--net"])
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", &script])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -112,6 +117,11 @@ impl Containerd {
         self.dir.path().join("containerd.sock")
     }
 
+    /// A process in its namespaces of mounts and network.
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// A folder of the test.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -141,10 +151,19 @@ impl Containerd {
     }
 }
 
+/// Makes a folder one whose mounts are seen by those who live in a copy of these mounts.
+fn share(dir: &Path) {
+    let nothing: Option<&str> = None;
+    mount(Some(dir), dir, nothing, MsFlags::MS_BIND, nothing).expect("root may mount");
+    mount(nothing, dir, nothing, MsFlags::MS_SHARED, nothing).expect("root may share a mount");
+}
+
 impl Drop for Containerd {
     fn drop(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
+        // With all that kubelets have mounted below.
+        let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
         let mut left = Vec::new();
         for controller in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             collect_dirs(&controller.path().join(&self.cgroup), &mut left);
