@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use apiclient::{Informed, PatchKind};
 use env::{Sabotage, Timestamp};
-use machinery::{Kind, Object, ObjectKey, View};
+use machinery::{Condition, Kind, Object, ObjectKey, View, conditions};
 use serde_json::Value;
 
 use crate::{Config, Index};
@@ -169,11 +169,52 @@ pub enum Write {
         /// The time by which pods may be past their grace.
         now: Timestamp,
     },
+    /// Does writes for an owner, then tells in its status whether one of them failed: by the condition
+    /// ReplicaFailure, as upstream. The failure counts as one all the same.
+    Managed {
+        /// The writes.
+        writes: Vec<Write>,
+        /// The owner's kind.
+        kind: &'static Kind,
+        /// The owner as it is.
+        before: Arc<Object>,
+        /// The owner with its status as it should be; the condition aside.
+        object: Object,
+        /// Why the condition is set, should it be: FailedCreate or FailedDelete.
+        reason: &'static str,
+        /// The time of the condition.
+        now: Timestamp,
+    },
     /// Writes that have nothing to do with one another, in groups: some go at the same time, each in its
     /// own order, and one that fails leaves the rest of its own group only.
     Apart(Vec<Vec<Write>>),
     /// Records an event.
     Event(Note),
+}
+
+/// An owner with its status after its writes were done; `None` if it is that already.
+pub(crate) fn managed(
+    before: &Object,
+    mut object: Object,
+    failure: Option<(&str, &str)>,
+    now: Timestamp,
+) -> Option<Object> {
+    const NAME: &str = "ReplicaFailure";
+    match failure {
+        None => {
+            if conditions::remove(&mut object, NAME) && object.list("/status/conditions").is_empty()
+            {
+                object.remove("/status/conditions");
+            }
+        }
+        // The first failure stays told until nothing fails.
+        Some((reason, message)) if object.condition(NAME).is_none() => {
+            let condition = Condition { name: NAME, status: "True", reason, message };
+            conditions::set(&mut object, condition, now);
+        }
+        Some(_) => {}
+    }
+    (before.get("/status") != object.get("/status")).then_some(object)
 }
 
 /// What a controller wants done about a key.

@@ -12,6 +12,7 @@ use futures::stream::{self, StreamExt};
 use machinery::kinds::{NAMESPACE, RESOURCE_QUOTA};
 use machinery::{Kind, Object, ObjectKey, custom, kinds, quota};
 
+use crate::controller::managed;
 use crate::expectations::Expected;
 use crate::{Guard, Note, Write};
 
@@ -201,6 +202,19 @@ async fn one(client: &ApiClient, write: Write, outcome: &mut Outcome) -> Result<
         Write::Finalize { namespace } => finalize(client, &namespace, outcome).await,
         Write::Recount { quota, now } => recount(client, &quota, now, outcome).await,
         Write::Apart(groups) => apart(client, groups, outcome).await,
+        Write::Managed { writes, kind, before, object, reason, now } => {
+            let inner = execute_within(client.clone(), writes).await;
+            outcome.expected.extend(inner.expected);
+            outcome.notes.extend(inner.notes);
+            outcome.again |= inner.again;
+            let why = inner.error.as_ref().map(ToString::to_string);
+            let failure = why.as_deref().map(|why| (reason, why));
+            if let Some(object) = managed(&before, object, failure, now) {
+                let answer = client.update_status(kind, &object).await;
+                settle(kind, answer, outcome)?;
+            }
+            inner.error.map_or(Ok(()), Err)
+        }
         Write::Event(note) => {
             outcome.notes.push(note);
             Ok(())
@@ -208,6 +222,11 @@ async fn one(client: &ApiClient, write: Write, outcome: &mut Outcome) -> Result<
         Write::Create { .. } => create_all(client, vec![write], outcome).await,
         Write::Delete { .. } => delete_all(client, vec![write], outcome).await,
     }
+}
+
+/// The writes of a write: its own function, for a future that holds itself cannot be told to be `Send`.
+fn execute_within(client: ApiClient, writes: Vec<Write>) -> BoxFuture<'static, Outcome> {
+    Box::pin(execute(client, writes))
 }
 
 /// Some groups at a time; what fails first is told, once all were tried.
@@ -312,13 +331,17 @@ async fn recount(
     let Some(mut found) = quotas.into_iter().find(|quota| quota.name() == key.name) else {
         return Ok(());
     };
+    let (_, definitions) =
+        client.list(&kinds::CUSTOM_RESOURCE_DEFINITION, &ListOptions::default()).await?;
+    let customs: Vec<_> = definitions.iter().filter_map(custom::preferred).collect();
+    let counted = quota::counted(&found, &customs);
     let mut objects = Vec::new();
-    for kind in quota::counted(&found) {
+    for kind in &counted {
         let (_, listed) = client.list(kind, &options).await?;
-        objects.extend(listed.into_iter().map(|object| (kind, object)));
+        objects.extend(listed.into_iter().map(|object| (*kind, object)));
     }
     let objects = objects.iter().map(|(kind, object)| (*kind, object));
-    let status = quota::status(&found, objects, now);
+    let status = quota::status(&found, &counted, objects, now);
     if found.get("/status").is_some_and(|known| quota::is_same_status(known, &status)) {
         return Ok(());
     }

@@ -25,6 +25,8 @@ pub struct World {
     pub config: Config,
     pub sabotages: Vec<Sabotage>,
     pub view: View,
+    /// Why creations fail; they do not if it is empty.
+    pub refusal: &'static str,
     index: Index,
     queue: Queue,
     elapsed: Duration,
@@ -42,6 +44,7 @@ impl World {
             config,
             sabotages: Vec::new(),
             view: View::default(),
+            refusal: "",
             index: Index::default(),
             queue: Queue::default(),
             elapsed: Duration::ZERO,
@@ -266,9 +269,8 @@ impl World {
 
     fn apply(&mut self, write: Write) {
         match write {
-            Write::Apart(groups) => {
-                groups.into_iter().flatten().for_each(|write| self.apply(write));
-            }
+            Write::Apart(groups) => groups.into_iter().flatten().for_each(|one| self.apply(one)),
+            write @ Write::Managed { .. } => self.manage(write),
             Write::Create { kind, mut object, .. } => {
                 if object.name().is_empty() {
                     let name =
@@ -337,14 +339,29 @@ impl World {
         }
     }
 
+    fn manage(&mut self, write: Write) {
+        let Write::Managed { writes, kind, before, object, reason, now } = write else { return };
+        let is_create = |write: &Write| matches!(write, Write::Create { .. });
+        let failure = match self.refusal {
+            why if !why.is_empty() && writes.iter().any(is_create) => Some((reason, why)),
+            _ => {
+                writes.into_iter().for_each(|write| self.apply(write));
+                None
+            }
+        };
+        if let Some(object) = crate::controller::managed(&before, object, failure, now) {
+            self.apply(Write::UpdateStatus { kind, object });
+        }
+    }
+
     fn recount(&mut self, key: &ObjectKey, now: Timestamp) {
         let found = self.view.get(&kinds::RESOURCE_QUOTA, key).expect("the quota exists");
         let mut found = Object::clone(found);
-        let counted = quota::counted(&found);
-        let objects = counted.into_iter().flat_map(|kind| {
+        let counted = quota::counted(&found, &machinery::custom::of_view(&self.view));
+        let objects = counted.iter().copied().flat_map(|kind| {
             self.view.in_namespace(kind, &key.namespace).map(move |object| (kind, &**object))
         });
-        let status = quota::status(&found, objects, now);
+        let status = quota::status(&found, &counted, objects, now);
         if found.get("/status").is_some_and(|known| quota::is_same_status(known, &status)) {
             self.line(&format!("counted {key}"));
         } else {

@@ -14,7 +14,7 @@ use machinery::kinds::CERTIFICATE_SIGNING_REQUEST;
 use machinery::{Kind, Object, View};
 use serde_json::{Value, json};
 
-use super::csr_signing::has;
+use super::csr_signing::{has, there_is};
 use crate::certificates::{KUBELET_CLIENT, Request, usages};
 use crate::{Config, Controller, DecideCx, Decision, Key, Write};
 
@@ -45,8 +45,7 @@ impl Controller for CsrApproving {
     }
 
     fn changed(&mut self, _: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
-        let is_meant = change.kind.id == CERTIFICATE_SIGNING_REQUEST.id && change.new.is_some();
-        is_meant.then(|| Key::of(change.kind, change.key.clone())).into_iter().collect()
+        there_is(change).into_iter().collect()
     }
 
     fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use x509_parser::pem::parse_x509_pem;
 
+use super::csr_signing::there_is;
 use crate::{Config, Controller, DecideCx, Decision, Key, Write};
 
 /// How long an answer is kept.
@@ -42,8 +43,7 @@ impl Controller for CsrCleaner {
     }
 
     fn changed(&mut self, _: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
-        let is_meant = change.kind.id == CERTIFICATE_SIGNING_REQUEST.id && change.new.is_some();
-        is_meant.then(|| Key::of(change.kind, change.key.clone())).into_iter().collect()
+        there_is(change).into_iter().collect()
     }
 
     fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {

@@ -35,6 +35,12 @@ pub(super) fn has(csr: &Object, kind: &str) -> bool {
     csr.list("/status/conditions").iter().any(|one| one["type"] == kind)
 }
 
+/// The request that a change is about, if it is still there.
+pub(super) fn there_is(change: &Informed) -> Option<Key> {
+    let is_meant = change.kind.id == CERTIFICATE_SIGNING_REQUEST.id && change.new.is_some();
+    is_meant.then(|| Key::of(change.kind, change.key.clone()))
+}
+
 impl Controller for CsrSigning {
     fn name(&self) -> &'static str {
         "certificatesigningrequest-signing-controller"
@@ -49,9 +55,7 @@ impl Controller for CsrSigning {
     }
 
     fn changed(&mut self, _: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
-        let is_meant = change.kind.id == CERTIFICATE_SIGNING_REQUEST.id && change.new.is_some();
-        let is_able = self.authority.is_some() && is_meant;
-        is_able.then(|| Key::of(change.kind, change.key.clone())).into_iter().collect()
+        there_is(change).filter(|_| self.authority.is_some()).into_iter().collect()
     }
 
     fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {

@@ -347,7 +347,9 @@ impl<'v> Rollout<'v> {
         (revision(self.deployment) != number).then(|| Write::Patch {
             kind: &DEPLOYMENT,
             key: self.deployment.key(),
-            subresource: "",
+            // Through the status, as upstream does: a change of annotations by the main resource would raise
+            // the generation, though nobody wished for anything else.
+            subresource: "status",
             how: PatchKind::Merge,
             patch: json!({"metadata": {"annotations": {REVISION: number.to_string()}}}),
         })

@@ -34,6 +34,7 @@ registry! {
     service_account::ServiceAccountController,
     taint_eviction::TaintEviction,
     token::TokenController,
+    token_cleaner::TokenCleaner,
 }
 
 /// Whether the labels of `object` match `spec.selector` of `owner`. An empty selector owns nothing.

@@ -28,6 +28,7 @@ use machinery::{Kind, Object, ObjectKey, View};
 use serde_json::{Value, json};
 
 use super::selects;
+use crate::controller::managed;
 use crate::{Config, Controller, DecideCx, Decision, Guard, Index, Key, Note, Write};
 
 /// At most so many pods are created or deleted by one decision: upstream's BurstReplicas.
@@ -87,11 +88,19 @@ impl Controller for ReplicaSetController {
         if !set.is_terminating() {
             manage(view, set, &pods, cx, &mut decision);
         }
-        let status = status(set, &pods, cx, &mut decision);
-        if set.get("/status") != Some(&status) {
-            let mut object = Object::clone(set);
-            object.set("/status", status);
-            decision.writes.push(Write::UpdateStatus { kind: &REPLICA_SET, object });
+        let mut object = Object::clone(set);
+        object.set("/status", status(set, &pods, cx, &mut decision));
+        let writes = std::mem::take(&mut decision.writes);
+        let is_creation = |write: &Write| matches!(write, Write::Create { .. });
+        if writes.is_empty() {
+            let changed = managed(set, object, None, cx.now);
+            let told = changed.map(|object| Write::UpdateStatus { kind: &REPLICA_SET, object });
+            decision.writes.extend(told);
+        } else {
+            let reason =
+                if writes.iter().any(is_creation) { "FailedCreate" } else { "FailedDelete" };
+            let (kind, before, now) = (&REPLICA_SET, set.clone(), cx.now);
+            decision.writes.push(Write::Managed { writes, kind, before, object, reason, now });
         }
         decision
     }
@@ -388,6 +397,31 @@ mod tests {
         0 status replicasets/web fullyLabeled=2 observedGeneration=0 ready=1 replicas=2
         6 status replicasets/web available=1 fullyLabeled=2 observedGeneration=0 ready=1 replicas=2
         ");
+    }
+
+    #[test]
+    fn refused_pods_are_told_until_none_is_refused() {
+        let failure = |world: &World| -> Option<Value> {
+            let sets = world.view.all(&REPLICA_SET).next().unwrap();
+            sets.condition("ReplicaFailure").cloned()
+        };
+        let mut world = world(SET);
+        world.refusal = "pods \"web-1\" is forbidden: exceeded quota";
+        let log = world.run_to(0);
+        assert!(!log.contains("create"), "{log}");
+        let told = failure(&world).unwrap();
+        assert_eq!((&told["status"], &told["reason"]), (&json!("True"), &json!("FailedCreate")));
+        assert_eq!(told["message"], world.refusal);
+        world.refusal = "another reason";
+        world.see("pod/other label=app:web owner=rs/web");
+        world.run_to(5);
+        assert_eq!(failure(&world).unwrap()["message"], told["message"], "the first one stays");
+        world.refusal = "";
+        world.see("pod/more label=app:db; -pod/other");
+        let log = world.run_to(10);
+        assert!(log.contains("create pods/"), "{log}");
+        assert_eq!(failure(&world), None);
+        assert!(world.view.all(&REPLICA_SET).next().unwrap().get("/status/conditions").is_none());
     }
 
     #[test]

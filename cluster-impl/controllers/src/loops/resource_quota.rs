@@ -9,11 +9,12 @@
 //!
 //! What is created is counted by the API server, in the transaction that creates it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use apiclient::Informed;
-use machinery::kinds::{EVENT, POD, RESOURCE_QUOTA};
-use machinery::{Kind, Object, ObjectKey, View, kinds, pod, quota};
+use machinery::kinds::{CUSTOM_RESOURCE_DEFINITION, EVENT, POD, RESOURCE_QUOTA};
+use machinery::{Kind, Object, ObjectKey, View, custom, kinds, pod, quota};
 
 use crate::{Config, Controller, DecideCx, Decision, Key, Write};
 
@@ -40,6 +41,13 @@ fn gives_back(change: &Informed) -> bool {
             || new.is_terminating() && !old.is_terminating())
 }
 
+/// The quotas that count objects of a kind.
+fn counting<'v>(quotas: impl Iterator<Item = &'v Arc<Object>>, kind: &'static Kind) -> Vec<Key> {
+    let counting =
+        quotas.filter(|quota| quota::counted(quota, &[kind]).iter().any(|one| one.id == kind.id));
+    counting.map(|quota| Key::of(&RESOURCE_QUOTA, quota.key())).collect()
+}
+
 /// When a pod is past its grace, from when on it is not counted any more.
 fn past_grace(pod: &Object, cx: &DecideCx<'_>) -> Option<Duration> {
     let grace_s = pod.integer("/metadata/deletionGracePeriodSeconds")?;
@@ -60,7 +68,10 @@ impl Controller for ResourceQuotaController {
     }
 
     fn watches_rare(&self) -> Vec<&'static Kind> {
-        kinds::ALL.iter().copied().filter(|kind| kind.namespaced && kind.id != EVENT.id).collect()
+        let is_watched = |kind: &Kind| {
+            kind.namespaced && kind.id != EVENT.id || kind.id == CUSTOM_RESOURCE_DEFINITION.id
+        };
+        kinds::ALL.iter().copied().filter(|kind| is_watched(kind)).collect()
     }
 
     fn changed(&mut self, view: &View, change: &Informed, _: &DecideCx<'_>) -> Vec<Key> {
@@ -75,14 +86,19 @@ impl Controller for ResourceQuotaController {
                 false => vec![Key::of(&RESOURCE_QUOTA, change.key.clone())],
             };
         }
+        if change.kind.id == CUSTOM_RESOURCE_DEFINITION.id {
+            // What was limited before it was defined can be counted from now on.
+            let came_up = change.new.as_deref().and_then(custom::preferred);
+            let is_news = change.old.as_deref().and_then(custom::preferred).is_none();
+            return match came_up.filter(|kind| kind.namespaced && is_news) {
+                Some(kind) => counting(view.all(&RESOURCE_QUOTA), kind),
+                None => Vec::new(),
+            };
+        }
         if !change.kind.namespaced || change.kind.id == EVENT.id || !gives_back(change) {
             return Vec::new();
         }
-        let quotas = view.in_namespace(&RESOURCE_QUOTA, &change.key.namespace);
-        let counting = quotas.filter(|quota| {
-            quota::counted(quota).iter().any(|kind| kind.id == change.kind.id)
-        });
-        counting.map(|quota| Key::of(&RESOURCE_QUOTA, quota.key())).collect()
+        counting(view.in_namespace(&RESOURCE_QUOTA, &change.key.namespace), change.kind)
     }
 
     fn decide(&mut self, view: &View, key: &Key, cx: &DecideCx<'_>) -> Decision {
@@ -94,7 +110,7 @@ impl Controller for ResourceQuotaController {
         }
         let mut decision = Decision::default();
         decision.again(SYNC_PERIOD);
-        if quota::counted(quota).iter().any(|kind| kind.id == POD.id) {
+        if quota::counted(quota, &[]).iter().any(|kind| kind.id == POD.id) {
             let going = view.in_namespace(&POD, &key.object.namespace);
             let going = going.filter(|pod| pod.is_terminating());
             if let Some(soonest) = going.filter_map(|pod| past_grace(pod, cx)).min() {

@@ -1,4 +1,4 @@
-//! A deployment's status: counts, and the conditions Available and Progressing.
+//! A deployment's status: counts, and the conditions Available, Progressing and ReplicaFailure.
 
 use std::time::Duration;
 
@@ -35,8 +35,24 @@ impl Rollout<'_> {
         object.set("/status", status);
         self.set_available(&mut object, cx);
         self.set_progressing(&mut object, &before, cx, decision);
+        self.set_failure(&mut object, cx);
         if object.get("/status") != Some(&before) {
             decision.writes.push(Write::UpdateStatus { kind: &DEPLOYMENT, object });
+        }
+    }
+
+    /// What a set tells of pods that it could not make; the new set is heard first.
+    fn set_failure(&self, object: &mut Object, cx: &DecideCx<'_>) {
+        const NAME: &str = "ReplicaFailure";
+        let mut failures = self.new.iter().chain(self.sets()).filter_map(|set| set.condition(NAME));
+        let Some(failure) = failures.next() else {
+            conditions::remove(object, NAME);
+            return;
+        };
+        let text = |member: &str| failure[member].as_str().unwrap_or_default();
+        let (status, reason, message) = (text("status"), text("reason"), text("message"));
+        if conditions::set(object, Condition { name: NAME, status, reason, message }, cx.now) {
+            stamp(object, NAME, cx);
         }
     }
 
