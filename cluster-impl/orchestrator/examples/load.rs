@@ -1,10 +1,11 @@
-//! Load on an API server: requests per second and latencies by verb, how fast watches are told, and
-//! what stored pods cost in memory.
+//! Load on an API server: requests per second and latencies by verb, how fast watches are told, what
+//! watches and stored pods cost in memory, and how much of the processor each side took for it.
 //!
 //!     orchestrator dev --kubeconfig /tmp/kubeconfig --api-only &
 //!     cargo run --release -p orchestrator --example load -- --kubeconfig /tmp/kubeconfig --pid $!
 //!
-//! Works against any cluster; everything happens in the namespace `load`, which is made and deleted.
+//! Works against any cluster; everything happens in the namespace `load`, which is made and deleted. A
+//! store of its own, such as etcd behind `orchestrator apiserver`, is watched by `--store-pid`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,6 +41,9 @@ struct Args {
     /// The server's process, to read its memory.
     #[arg(long)]
     pid: Option<u32>,
+    /// The process of the server's store, if that is another.
+    #[arg(long)]
+    store_pid: Option<u32>,
     /// How many seconds each mix of requests goes on.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -66,10 +70,17 @@ async fn main() -> anyhow::Result<()> {
     let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
     namespaces.create(&PostParams::default(), &namespace).await.context("the namespace `load`")?;
 
+    let processes = Processes { server: args.pid, store: args.store_pid };
     println!("| mix | verb | requests/s | p50 | p99 |\n|---|---|---|---|---|");
-    for (name, mix) in [("kubectl", Mix::Kubectl), ("controller", Mix::Controller)] {
+    let mixes = [("kubectl", Mix::Kubectl), ("controller", Mix::Controller)];
+    for (name, mix) in mixes.into_iter().filter(|_| args.seconds > 0) {
         let clients = stream::iter(0..args.clients).then(|_| connect()).try_collect().await?;
+        let before = processes.look();
         let latencies = run_mix(clients, mix, Duration::from_secs(args.seconds)).await;
+        let took = processes.since(&before);
+        let all: usize = latencies.values().map(Vec::len).sum();
+        let rate = all as f64 / args.seconds as f64;
+        println!("| {name} | all, {took} | {rate:.0} | | |");
         for (verb, latencies) in latencies {
             let rate = latencies.len() as f64 / args.seconds as f64;
             let [p50, p99] = percentiles(latencies);
@@ -77,32 +88,39 @@ async fn main() -> anyhow::Result<()> {
         }
     }
 
-    println!("\n| watchers | changes told | p50 | p99 |\n|---|---|---|---|");
+    println!(
+        "\n| watchers | changes told | p50 | p99 | processor | server |\n|---|---|---|---|---|---|"
+    );
     for count in &args.watchers {
         let clients = count.div_ceil(WATCHES_A_CLIENT);
         let clients = stream::iter(0..clients).then(|_| connect()).try_collect().await?;
-        let told = watch_delivery(&client, clients, *count).await?;
-        let number = told.len();
+        let before = processes.look();
+        let (told, memory) = watch_delivery(&client, clients, *count, processes).await?;
+        let (number, took) = (told.len(), processes.since(&before));
         let [p50, p99] = percentiles(told);
-        println!("| {count} | {number} | {p50:.1?} | {p99:.1?} |");
+        println!("| {count} | {number} | {p50:.1?} | {p99:.1?} | {took} | {memory} |");
     }
 
     if !args.pods.is_empty() {
-        println!("\n| pods stored | created/s | list of all | VmRSS |\n|---|---|---|---|");
+        println!(
+            "\n| pods stored | created/s | processor | list of all | processor | server |\n\
+             |---|---|---|---|---|---|"
+        );
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let mut stored = 0;
     for wanted in args.pods {
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), processes.look());
         store(&pods, stored..wanted).await?;
+        let created = processes.since(&before);
         let rate = (wanted - stored) as f64 / began.elapsed().as_secs_f64();
         stored = wanted;
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), processes.look());
         let found = pods.list(&ListParams::default()).await?.items.len();
         anyhow::ensure!(found == wanted, "{found} pods are there, not {wanted}");
-        let listed = began.elapsed();
-        let memory = args.pid.map_or("-".to_owned(), memory);
-        println!("| {stored} | {rate:.0} | {listed:.2?} | {memory} |");
+        let (listed, took) = (began.elapsed(), processes.since(&before));
+        let memory = processes.memory();
+        println!("| {stored} | {rate:.0} | {created} | {listed:.2?} | {took} | {memory} |");
     }
     namespaces.delete(NAMESPACE, &DeleteParams::default()).await?;
     Ok(())
@@ -215,12 +233,13 @@ async fn store(pods: &Api<Pod>, numbers: std::ops::Range<usize>) -> anyhow::Resu
     created.try_for_each(|_| async { Ok(()) }).await.context("storing pods")
 }
 
-/// From just before a change to when each watcher has it.
+/// From just before a change to when each watcher has it, and the server's memory while all watch.
 async fn watch_delivery(
     writer: &kube::Client,
     clients: Vec<kube::Client>,
     count: usize,
-) -> anyhow::Result<Vec<Duration>> {
+    processes: Processes,
+) -> anyhow::Result<(Vec<Duration>, String)> {
     let maps: Api<ConfigMap> = Api::namespaced(writer.clone(), NAMESPACE);
     let body = serde_json::from_value(json!({"metadata": {"name": "watched"}}))?;
     let first = maps.create(&PostParams::default(), &body).await?;
@@ -237,6 +256,7 @@ async fn watch_delivery(
         }
     });
     let watches: Vec<_> = stream::iter(watches).buffer_unordered(CREATORS).try_collect().await?;
+    let memory = processes.memory();
     let told = watches.into_iter().map(|mut watch: Watched| async move {
         let mut told = Vec::with_capacity(CHANGES);
         while told.len() < CHANGES {
@@ -265,7 +285,7 @@ async fn watch_delivery(
     let (told, written) = tokio::join!(futures::future::try_join_all(told), writing);
     written?;
     maps.delete("watched", &DeleteParams::default()).await?;
-    Ok(told?.into_iter().flatten().collect())
+    Ok((told?.into_iter().flatten().collect(), memory))
 }
 
 /// The median, and what one in a hundred exceeds.
@@ -275,6 +295,46 @@ fn percentiles(mut all: Vec<Duration>) -> [Duration; 2] {
         0 => Duration::ZERO,
         count => all[(count * percent / 100).min(count - 1)],
     })
+}
+
+/// Who works on the load, beside this process.
+#[derive(Clone, Copy)]
+struct Processes {
+    server: Option<u32>,
+    store: Option<u32>,
+}
+
+/// What processes had used of the processor: server, store, this one.
+type Used = [Option<Duration>; 3];
+
+impl Processes {
+    fn look(self) -> Used {
+        [self.server, self.store, Some(std::process::id())].map(|pid| processor(pid?))
+    }
+
+    fn since(self, before: &Used) -> String {
+        let names = ["server", "store", "client"];
+        let each = names.iter().zip(self.look()).zip(before).filter_map(|((name, now), before)| {
+            let used = now?.checked_sub((*before)?)?;
+            Some(format!("{name} {:.1} s", used.as_secs_f64()))
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    /// What the server and its store hold in memory.
+    fn memory(self) -> String {
+        let both = [self.server, self.store].into_iter().flatten().map(memory);
+        both.collect::<Vec<_>>().join(", store ")
+    }
+}
+
+/// User and system time of a process, in Linux's hundredths of a second.
+fn processor(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    // What follows the name begins with field 3; the times are fields 14 and 15.
+    let mut times = rest.split_whitespace().skip(11).map_while(|one| one.parse::<u64>().ok());
+    Some(Duration::from_millis((times.next()? + times.next()?) * 10))
 }
 
 fn memory(pid: u32) -> String {

@@ -14,7 +14,7 @@ use storage::etcd::{EtcdConfig, EtcdStore, EtcdTls};
 use crate::audit::Audit;
 use crate::authentication::Authentication;
 use crate::process::Common;
-use crate::serving;
+use crate::{process_metrics, serving};
 
 /// The flags, with upstream's names.
 #[derive(Debug, clap::Args)]
@@ -118,6 +118,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.kubelet_certificate_authority {
         config.kubelet_certificate_authority = Some(text(path)?.into_bytes());
     }
+    config.process_metrics = Some(Arc::new(process_metrics::text));
     args.authentication.apply(&mut config)?;
     args.audit.apply(&env, &mut config)?;
     let tls = tls(&args)?;

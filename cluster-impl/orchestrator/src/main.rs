@@ -12,6 +12,7 @@ mod health;
 mod kubeconfig;
 mod kubelet;
 mod process;
+mod process_metrics;
 mod scheduler;
 mod serving;
 mod supervise;

@@ -39,7 +39,7 @@ async fn a_cluster_is_ready_at_once_and_runs_pods_of_any_image() {
         "spec": {"containers": [{"name": "web", "image": "registry.example/nginx:1.27"}]},
     }))
     .unwrap();
-    let pods: Api<Pod> = Api::namespaced(client, "default");
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     pods.create(&PostParams::default(), &pod).await.unwrap();
     let only = WatchParams::default().fields("metadata.name=web");
     let mut events = pods.watch(&only, "0").await.unwrap().boxed();
@@ -54,6 +54,18 @@ async fn a_cluster_is_ready_at_once_and_runs_pods_of_any_image() {
         false
     };
     assert_eq!(tokio::time::timeout(Duration::from_secs(60), running).await, Ok(true));
+    // What `kubectl top` asks for.
+    let ask = async |path: &str| -> serde_json::Value {
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        client.request(request).await.unwrap()
+    };
+    let of_pods = ask("/apis/metrics.k8s.io/v1beta1/namespaces/default/pods").await;
+    let item = &of_pods["items"][0];
+    assert_eq!(item["metadata"]["name"], "web", "{of_pods}");
+    let used = json!([{"name": "web", "usage": {"cpu": "0", "memory": "0"}}]);
+    assert_eq!(item["containers"], used, "a played container uses nothing");
+    let of_nodes = ask("/apis/metrics.k8s.io/v1beta1/nodes").await;
+    assert_eq!(of_nodes["items"].as_array().map(Vec::len), Some(2), "{of_nodes}");
 }
 
 #[tokio::test]

@@ -66,6 +66,10 @@ pub struct Args {
     /// The port to listen on; any free one if absent, or the last one with --data.
     #[arg(long)]
     secure_port: Option<u16>,
+    /// How many seconds of history the API keeps at least; what is older is answered with 410 Gone, as after
+    /// five minutes in other clusters. A small number shows how a client takes that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    compaction_interval: u64,
     /// Only the API server: no controllers, no scheduler, no nodes. Pods need no ServiceAccount then, as
     /// nobody would make one.
     #[arg(long, conflicts_with = "nodes")]
@@ -91,6 +95,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let signing = certificates.signing_key().context("failed to use the key of tokens")?;
     config.service_accounts = Some(Arc::new(ServiceAccounts::new(signing, ISSUER)));
     config.bootstrap_tokens = true;
+    config.process_metrics = Some(Arc::new(crate::process_metrics::text));
+    config.compaction_period = Duration::from_secs(args.compaction_interval);
     if args.api_only {
         let off = ["ServiceAccount".to_owned()];
         config.admission = Plugins::choose(&[], &off).map_err(anyhow::Error::msg)?;

@@ -33,13 +33,16 @@ pub fn start(kubeconfig: &Path, more: &[&str]) -> Cluster {
     let mut lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
     let mut told = Vec::new();
     let ready_ms = loop {
-        let line = lines.next().unwrap_or_else(|| panic!("it ended: {told:?}")).unwrap();
+        let line = lines.next().unwrap_or_else(|| panic!("it ended: {told:?}"));
+        let line = line.expect("a pipe can be read");
         if let Some((_, rest)) = line.split_once("ready after ") {
-            break rest.split(' ').next().unwrap().parse().unwrap();
+            let ready_ms = rest.split(' ').next().and_then(|number| number.parse().ok());
+            break ready_ms.expect("it says how many milliseconds");
         }
         told.push(line);
     };
     // Nobody reads on; a full pipe must not hold it up.
-    std::thread::Builder::new().spawn(move || lines.for_each(drop)).unwrap();
+    let reading = std::thread::Builder::new().spawn(move || lines.for_each(drop));
+    reading.expect("a thread can be made");
     Cluster { process, ready_ms }
 }
