@@ -5,8 +5,12 @@
 //! lost, added, moved or dated otherwise between source and judge shows. Not a signature: it guards
 //! against defects, not against forgery.
 
+mod fold;
+
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+
+use fold::Fold;
+use serde::Serialize;
 
 use crate::timeline::What;
 
@@ -16,6 +20,8 @@ pub struct Seal {
     /// How many of each sort.
     pub counts: BTreeMap<String, u64>,
     chain: u64,
+    /// As in timelines of format 2, whose events were mixed in as text.
+    is_text: bool,
 }
 
 /// The sort of an event, by which it is counted.
@@ -35,6 +41,11 @@ pub fn sort(what: &What) -> &'static str {
 }
 
 impl Seal {
+    /// The seal of a timeline of this format.
+    pub fn of_format(format: u32) -> Self {
+        Self { is_text: format == 2, ..Self::default() }
+    }
+
     /// Counts one event.
     pub fn count(&mut self, what: &What) {
         self.count_many(sort(what), 1);
@@ -55,43 +66,17 @@ impl Seal {
         let mut fold = Fold(self.chain);
         fold.word(at_us);
         fold.word(error_us);
-        serde_json::to_writer(&mut fold, what)
-            .expect("events are plain data, and a fold takes all");
+        let done = match self.is_text {
+            true => serde_json::to_writer(&mut fold, what).is_ok(),
+            false => what.serialize(&mut fold).is_ok(),
+        };
+        assert!(done, "events are plain data, and a fold takes all");
         self.chain = fold.0;
     }
 
     /// What stands at the end of the chain, as text.
     pub fn digest(&self) -> String {
         format!("{:016x}", self.chain)
-    }
-}
-
-/// Mixes bytes into one number.
-struct Fold(u64);
-
-impl Fold {
-    fn word(&mut self, word: u64) {
-        // The multiplier of 64-bit FNV; the rotation brings high bits back down.
-        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
-    }
-}
-
-impl Write for Fold {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Its length keeps apart what is cut into pieces otherwise.
-        self.word(bytes.len() as u64);
-        let mut words = bytes.chunks_exact(8);
-        for word in &mut words {
-            self.word(u64::from_le_bytes(word.try_into().expect("a chunk has eight bytes")));
-        }
-        let mut last = [0; 8];
-        last[..words.remainder().len()].copy_from_slice(words.remainder());
-        self.word(u64::from_le_bytes(last));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

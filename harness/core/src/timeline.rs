@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// The shape of the timeline; raised when it changes. Older ones stay readable, from [`OLDEST`] on.
 ///
 /// Format 2: a scenario's end is sealed, and it is told where its steps end and clean-up begins.
-pub const FORMAT: u32 = 2;
+/// Format 3: the seal is made of the data, no longer of its text.
+pub const FORMAT: u32 = 3;
 /// The oldest shape that is still read. What it does not tell is never taken for granted.
 pub const OLDEST: u32 = 1;
 

@@ -15,6 +15,7 @@ use crate::document::{Document, write};
 use crate::one::One;
 use crate::reason::{Reasons, reasons};
 use crate::shrink::{Shrunk, shrink};
+use crate::storm::mend;
 
 /// How many documents are tried for one finding.
 pub const ATTEMPTS: usize = 400;
@@ -91,7 +92,7 @@ fn smallest(document: &Document, wanted: &Reasons, judge: Judge<'_>) -> Shrunk {
         let candidate = Document { id: document.id.clone(), value: value.clone() };
         fails(judge(&candidate), wanted)
     };
-    shrink(&document.value, ATTEMPTS, &mut fails)
+    shrink(&document.value, ATTEMPTS, mend, &mut fails)
 }
 
 /// Shrinks a finding and writes it into its folder, named by the seed.

@@ -20,9 +20,9 @@ pub struct Shrunk {
     pub is_cut_short: bool,
 }
 
-/// Shrinks, with at most so many attempts.
-pub fn shrink(document: &Value, attempts: usize, fails: Fails<'_>) -> Shrunk {
-    let mut work = Work { best: document.clone(), left: attempts, tried: 0, fails };
+/// Shrinks, with at most so many attempts. `mend` makes a smaller document consistent with itself.
+pub fn shrink(document: &Value, attempts: usize, mend: fn(&mut Value), fails: Fails<'_>) -> Shrunk {
+    let mut work = Work { best: document.clone(), left: attempts, tried: 0, mend, fails };
     // What a pass makes possible may help another, so that all are done until none helps.
     loop {
         let before = work.best.clone();
@@ -40,12 +40,14 @@ struct Work<'a> {
     best: Value,
     left: usize,
     tried: usize,
+    mend: fn(&mut Value),
     fails: Fails<'a>,
 }
 
 impl Work<'_> {
     /// Takes a smaller document if it fails too.
-    fn takes(&mut self, smaller: Value) -> bool {
+    fn takes(&mut self, mut smaller: Value) -> bool {
+        (self.mend)(&mut smaller);
         if self.left == 0 || smaller == self.best {
             return false;
         }
@@ -316,7 +318,8 @@ mod tests {
 
     #[test]
     fn what_is_left_is_what_it_takes() {
-        let shrunk = shrink(&document(12), 5000, &mut |candidate| has(candidate, &["f3", "f7"]));
+        let shrunk =
+            shrink(&document(12), 5000, |_| {}, &mut |candidate| has(candidate, &["f3", "f7"]));
         assert!(!shrunk.is_cut_short);
         let expected = json!({"spec": {
             "cluster": {"controlPlanes": 1, "workers": 1},
@@ -340,7 +343,7 @@ mod tests {
             let clients = spec(candidate)["workload"]["clients"].as_u64().is_some_and(|n| n >= 2);
             waits && clients && spec(candidate)["workload"]["mix"].get("create").is_some()
         };
-        let shrunk = shrink(&document(3), 5000, &mut |candidate| needs(candidate));
+        let shrunk = shrink(&document(3), 5000, |_| {}, &mut |candidate| needs(candidate));
         assert_eq!(list(&shrunk.document, "steps"), [json!({"wait": "2s"})]);
         let workload = &spec(&shrunk.document)["workload"];
         assert_eq!(*workload, json!({"clients": 2, "mix": {"create": 3}, "rate": "1/s"}));
@@ -353,8 +356,8 @@ mod tests {
             let steps = list(candidate, "steps").len();
             steps > 0 && steps.is_multiple_of(2)
         };
-        let first = shrink(&document(8), 5000, &mut |candidate| fickle(candidate));
-        let second = shrink(&document(8), 5000, &mut |candidate| fickle(candidate));
+        let first = shrink(&document(8), 5000, |_| {}, &mut |candidate| fickle(candidate));
+        let second = shrink(&document(8), 5000, |_| {}, &mut |candidate| fickle(candidate));
         assert_eq!(first, second);
         assert!(fickle(&first.document) && !first.is_cut_short);
         assert!(list(&first.document, "steps").len() < 8, "{}", first.document);
@@ -363,7 +366,7 @@ mod tests {
     #[test]
     fn attempts_are_bounded() {
         let mut calls = 0;
-        let shrunk = shrink(&document(12), 7, &mut |_| {
+        let shrunk = shrink(&document(12), 7, |_| {}, &mut |_| {
             calls += 1;
             false
         });

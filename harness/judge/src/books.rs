@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shakedown_core::kinds::Kind;
 use shakedown_core::plan::START;
 use shakedown_core::seal::Seal;
-use shakedown_core::timeline::{Change, Event, Operation, Outcome, What};
+use shakedown_core::timeline::{Change, Event, FORMAT, Operation, Outcome, What};
 use shakedown_core::verdict::{CheckVerdict, Verdict};
 
 use crate::finding::{Judged, broken};
@@ -24,7 +24,7 @@ const WORK: &str = "work-";
 
 /// Why the timeline is not what was handed to the recorder; `None` if it is.
 pub(crate) fn broken_seal(scene: &Scene<'_>) -> Option<String> {
-    let mut seal = Seal::default();
+    let mut seal = Seal::of_format(scene.format().unwrap_or(FORMAT));
     for event in scene.own() {
         let What::Sealed { counts, digest } = &event.what else {
             seal.count(&event.what);
@@ -239,7 +239,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use shakedown_core::plan::{Plan, Workload};
-    use shakedown_core::timeline::What;
+    use shakedown_core::seal::Seal;
+    use shakedown_core::timeline::{Event, What};
 
     use crate::testing::{Tape, kill};
 
@@ -302,12 +303,12 @@ mod tests {
     #[test]
     fn whatever_was_lost_moved_or_changed_breaks_the_seal() {
         let (plan, whole) = written("ok", true).finish();
-        let trouble = |events: &[shakedown_core::timeline::Event]| {
+        let trouble = |events: &[Event]| {
             let checks = crate::judge(&plan, events).checks;
             checks.into_iter().find(|check| check.id == "timeline").map(|check| check.message)
         };
         assert_eq!(trouble(&whole), None);
-        let number = |events: &mut [shakedown_core::timeline::Event]| {
+        let number = |events: &mut [Event]| {
             (0..).zip(events).for_each(|(seq, event)| event.seq = seq);
         };
         let mut lost = whole.clone();
@@ -325,5 +326,26 @@ mod tests {
         unsealed.retain(|event| !matches!(event.what, What::Sealed { .. }));
         number(&mut unsealed);
         assert!(trouble(&unsealed).is_some_and(|why| why.contains("not sealed")));
+    }
+
+    #[test]
+    fn a_seal_of_format_2_is_read_as_it_was_made() {
+        let (plan, mut old) = written("ok", true).finish();
+        old[0].what = What::Run { format: 2, target: "sim".to_owned(), seed: 1 };
+        let trouble = |events: &[Event]| {
+            let checks = crate::judge(&plan, events).checks;
+            checks.into_iter().find(|check| check.id == "timeline").map(|check| check.message)
+        };
+        assert!(trouble(&old).is_some_and(|why| why.contains("moved")), "it has the newer seal");
+        let mut seal = Seal::of_format(2);
+        let began = |event: &&mut Event| !matches!(event.what, What::ScenarioBegan { .. });
+        for event in old.iter_mut().skip_while(began) {
+            if let What::Sealed { digest, .. } = &mut event.what {
+                *digest = seal.digest();
+                break;
+            }
+            seal.chain(event.at_us, event.error_us, &event.what);
+        }
+        assert_eq!(trouble(&old), None);
     }
 }

@@ -116,10 +116,7 @@ const SEALED_SINCE: u32 = 2;
 /// Why the timeline itself cannot be trusted: it has an unknown format, a hole, or no end. What an
 /// older format never told is not missing, but it is not known either: INCONCLUSIVE, never a pass.
 fn timeline_trouble(scene: &Scene<'_>) -> Option<CheckVerdict> {
-    let format = match scene.timeline.first().map(|event| &event.what) {
-        Some(What::Run { format, .. }) => Some(*format),
-        _ => None,
-    };
+    let format = scene.format();
     let message = match format {
         Some(format) => unreadable(format),
         None => Some("the timeline does not begin with its run".to_owned()),

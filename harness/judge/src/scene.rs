@@ -350,6 +350,14 @@ impl<'a> Scene<'a> {
         self.steps_over.map_or_else(|| self.end_us(), |(when, _)| when.at_us)
     }
 
+    /// The shape that the timeline says it was written in.
+    pub fn format(&self) -> Option<u32> {
+        match self.timeline.first().map(|event| &event.what) {
+            Some(What::Run { format, .. }) => Some(*format),
+            _ => None,
+        }
+    }
+
     /// The events since the scenario began.
     pub fn own(&self) -> &'a [Event] {
         &self.events[self.began..]

@@ -17,6 +17,8 @@ use crate::run::{Session, Stop};
 const READY_LIMIT: Duration = Duration::from_secs(180);
 /// How long a request through all servers may take.
 const CALL_LIMIT: Duration = Duration::from_secs(90);
+/// How often an object is read anew because somebody else changed it.
+const CONFLICTS_MAX: usize = 10;
 
 /// An object that has to be ready: kind, namespace, name.
 type Wanted = (&'static Kind, String, String);
@@ -31,6 +33,41 @@ impl Session<'_> {
             Ok(Some(answer)) => answer,
             Ok(None) => Err(silent("it took too long".into())),
             Err(error) => Err(silent(error.to_string())),
+        }
+    }
+
+    /// Merges fields into an object that nobody changed since it was read; reads it anew otherwise.
+    ///
+    /// Without that condition a try that nobody answered could happen long after it was tried again
+    /// elsewhere, and take back what was asked for since.
+    pub(crate) async fn change(&mut self, path: &str, fields: &Value) -> Result<Value, ApiError> {
+        let mut last = None;
+        for _ in 0..CONFLICTS_MAX {
+            let found = self.ask(Call::get(path)).await?;
+            let mut body = fields.clone();
+            if body.pointer("/metadata/resourceVersion").is_none() {
+                body["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"].clone();
+            }
+            match self.ask(Call::patch(path, body)).await {
+                Err(error) if error.code() == Some(409) => last = Some(error),
+                answer => return answer,
+            }
+        }
+        Err(last.expect("every round ended in a conflict"))
+    }
+
+    /// Deletes the object that bears this name now, and no later one.
+    pub(crate) async fn delete_this(
+        &mut self,
+        path: &str,
+        mut options: Value,
+    ) -> Result<(), ApiError> {
+        let found = self.ask(Call::get(path)).await?;
+        options["preconditions"] = json!({"uid": found["metadata"]["uid"]});
+        match self.ask(Call::delete(path, options)).await {
+            // An earlier try was heard after all.
+            Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(()),
+            answer => answer.map(|_| ()),
         }
     }
 
@@ -120,7 +157,7 @@ impl Session<'_> {
         }
         match self.ask(Call::create(kind.path(&namespace, ""), object.clone())).await {
             Err(error) if error.code() == Some(409) => {
-                self.ask(Call::patch(kind.path(&namespace, &name), object)).await?;
+                self.change(&kind.path(&namespace, &name), &object).await?;
             }
             answer => {
                 answer?;

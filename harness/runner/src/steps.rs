@@ -11,7 +11,6 @@ use shakedown_core::sabotage::Sabotage;
 use shakedown_core::timeline::What;
 use tokio::time::Instant;
 
-use crate::api::Call;
 use crate::event_loop::{Awaited, EventLoop};
 use crate::goal::Goal;
 use crate::run::{Session, Stop};
@@ -57,18 +56,18 @@ impl Session<'_> {
                 if let Some(seconds) = object.grace_seconds {
                     options["gracePeriodSeconds"] = json!(seconds);
                 }
-                self.ask(Call::delete(path, options)).await.map_err(Stop::from).map_err(doing)?;
+                self.delete_this(&path, options).await.map_err(Stop::from).map_err(doing)?;
                 self.moment(step, asked.elapsed())?;
             }
             Action::Patch { object, fields } => {
                 let (path, fields) = (self.path(object)?, self.bound(fields)?);
-                self.ask(Call::patch(path, fields)).await.map_err(Stop::from).map_err(doing)?;
+                self.change(&path, &fields).await.map_err(Stop::from).map_err(doing)?;
                 self.moment(step, asked.elapsed())?;
             }
             Action::Scale { object, replicas } => {
                 let path = self.path(object)?;
                 let fields = json!({"spec": {"replicas": replicas}});
-                self.ask(Call::patch(path, fields)).await.map_err(Stop::from).map_err(doing)?;
+                self.change(&path, &fields).await.map_err(Stop::from).map_err(doing)?;
                 self.moment(step, asked.elapsed())?;
             }
         }

@@ -352,6 +352,35 @@ async fn the_witness_moves_on_when_its_server_dies() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_server_does_long_after_it_was_given_up_changes_nothing() {
+    let steps = "
+  steps:
+  - {apply: {apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {value: first}}}
+  - {wait: 20s}
+  - {patch: {configmap: m, data: {value: second}}}
+  - {patch: {configmap: m, data: {value: third}}}
+  - {wait: 90s, as: late}
+  - {settles: {configmap: m, data: {value: third}}, within: [0s, 5s], after: late}
+";
+    let script = Script { first_server_still: Some((15, 80)), ..Script::default() };
+    let ran = run("late", script, steps).await;
+    assert_eq!(ran.outcome.ending, Ending::Completed, "{:?}", troubles(&ran.events));
+    let mut values: Vec<&str> = ran
+        .events
+        .iter()
+        .filter_map(|event| match &event.what {
+            What::Object { object, .. } if object["metadata"]["name"] == "m" => {
+                object["data"]["value"].as_str()
+            }
+            _ => None,
+        })
+        .collect();
+    // The witness may be told of one state twice, by two servers.
+    values.dedup();
+    assert_eq!(values, ["first", "second", "third"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_ends_as_soon_as_its_condition_is_true_and_else_in_time() {
     let steps = "
   given:

@@ -18,6 +18,9 @@ use crate::observe;
 use crate::operator;
 use crate::world::World;
 
+/// What pods find as `ca.crt`. Nothing is encrypted in a simulation, so nothing was ever signed by it.
+const ROOT_CA: &str = "-----BEGIN CERTIFICATE-----\nc2ltdWxhdGVk\n-----END CERTIFICATE-----\n";
+
 impl World {
     /// Starts a component. What it does from then on is in its [`Life`].
     pub(crate) fn launch(
@@ -71,6 +74,7 @@ impl World {
             config.cluster_cidr = "10.0.0.0/8".to_owned();
         }
         config.service_account_key = Some(apiserver::ServiceAccounts::simulated_key());
+        config.root_ca = Some(ROOT_CA.to_owned());
         config.node_monitor_period = self.parameters.monitor;
         config.node_monitor_grace_period = self.parameters.grace;
         self.elect(&mut config.elector);

@@ -14,6 +14,7 @@ use shakedown_explore::draw::Draw;
 use shakedown_explore::keep::ATTEMPTS;
 use shakedown_explore::reason::{Reasons, reasons};
 use shakedown_explore::shrink::shrink;
+use shakedown_explore::storm::mend;
 use shakedown_explore::{Document, document};
 
 use super::{Operator, SimError};
@@ -148,7 +149,7 @@ fn shrunk(
     (reasons, message): (Reasons, String),
 ) -> Found {
     let steps = |value: &Value| value["spec"]["steps"].as_array().map_or(0, Vec::len);
-    let smallest = shrink(&storm.value, ATTEMPTS, &mut |value| {
+    let smallest = shrink(&storm.value, ATTEMPTS, mend, &mut |value| {
         let candidate = Document { id: storm.id.clone(), value: value.clone() };
         outcome(&candidate, seed, operator).is_ok_and(|(_, again, _)| again == reasons)
     });

@@ -12,6 +12,9 @@ use crate::draw::Draw;
 /// Whole milliseconds.
 type Millis = u64;
 
+/// The Deployments that a storm may have.
+pub(super) const DEPLOYMENTS: [&str; 2] = ["web", "shop"];
+
 /// The cluster and what is on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
@@ -87,9 +90,8 @@ impl Ground {
     }
 
     fn objects(&mut self, draw: &mut Draw) {
-        let names = ["web", "shop"];
         let count = *draw.one(&[1, 1, 1, 2]);
-        for name in &names[..count] {
+        for name in &DEPLOYMENTS[..count] {
             let replicas = draw.between(1, self.workers + 3);
             let mut spec = json!({
                 "replicas": replicas,

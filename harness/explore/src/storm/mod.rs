@@ -4,6 +4,7 @@
 //!
 //! Invariant: a storm follows from its seed and from what the target can do, and is a scenario file.
 
+mod asked;
 mod faults;
 mod ground;
 mod schedule;
@@ -14,6 +15,7 @@ use serde_json::json;
 use shakedown_core::lever::LeverKind;
 
 use crate::document::Document;
+pub use asked::mend;
 pub use faults::drawable;
 use ground::Ground;
 use schedule::Schedule;

@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 
+use super::asked;
 use super::faults::{Drawn, Free, Side, draw as draw_fault};
 use super::ground::{Ground, shown};
 use crate::draw::Draw;
@@ -397,16 +398,13 @@ impl<'a> Schedule<'a> {
                     format!("lease + 4 * retry + grace + 2 * monitor + T + {}s", backed_off + 60)
                 ]);
                 self.steps.push(json!({
-                    "eventually": {"cel": ready}, "within": rested, "after": CALM, "as": format!("{name}-ready"),
+                    "eventually": {"cel": ready}, "within": rested, "after": CALM, "as": asked::ready(name),
                 }));
                 continue;
             }
-            // A check of its own: without the step that asked for it, a shrunk storm fails by another name.
-            let asked = format!(
-                "objects.deployments.exists(d, d.metadata.name == '{name}' && d.spec.replicas == {replicas})"
-            );
-            settles(&mut self.steps, asked, format!("{name}-asked"));
-            settles(&mut self.steps, ready, format!("{name}-ready"));
+            // A check of its own, which `asked.rs` keeps true when a storm is shrunk.
+            settles(&mut self.steps, asked::condition(name, *replicas), asked::check(name));
+            settles(&mut self.steps, ready, asked::ready(name));
         }
         if self.ground.writes() {
             self.steps.push(json!({

@@ -223,13 +223,19 @@ impl Content {
                 reply(StatusCode::OK, &self.write(collection, &key, body))
             }
             (&Method::PATCH, Some(mut object)) => {
+                let wanted = &body["metadata"]["resourceVersion"];
+                if !wanted.is_null() && *wanted != object["metadata"]["resourceVersion"] {
+                    return refuse(409, "Conflict");
+                }
                 merge(&mut object, &body);
                 reply(StatusCode::OK, &self.write(collection, &key, object))
             }
             (&Method::DELETE, Some(object)) => {
-                let wanted = &body["preconditions"]["resourceVersion"];
-                if !wanted.is_null() && *wanted != object["metadata"]["resourceVersion"] {
-                    return refuse(409, "Conflict");
+                for field in ["resourceVersion", "uid"] {
+                    let wanted = &body["preconditions"][field];
+                    if !wanted.is_null() && *wanted != object["metadata"][field] {
+                        return refuse(409, "Conflict");
+                    }
                 }
                 if collection == "api/v1/namespaces" {
                     let inside: Vec<(String, String)> = self

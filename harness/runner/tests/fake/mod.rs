@@ -19,8 +19,9 @@ use shakedown_core::target::{
     ClusterFact, ClusterSpec, Endpoint, NodeFact, Observation, Parameters, Progress, Role, Target,
     TargetError,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use api::Api;
 
@@ -39,6 +40,8 @@ pub struct Script {
     pub noticed_after: Option<u64>,
     /// The first API server falls silent after so many seconds, and stays so.
     pub first_server_dies_after: Option<u64>,
+    /// The first API server stands still between these seconds; then it does what it was asked meanwhile.
+    pub first_server_still: Option<(u64, u64)>,
     /// Where the undo log is, to look at before anything is done.
     pub undo_log: Option<PathBuf>,
 }
@@ -64,15 +67,28 @@ fn path(name: &str) -> String {
     format!("/api/v1/nodes/{name}")
 }
 
-/// A client whose requests take a millisecond each way, and for ever once it is silent.
-fn client(api: Api, silent: watch::Receiver<bool>) -> kube::Client {
+/// A client whose requests take a millisecond each way, and for ever once it is silent. While its
+/// server stands still they wait there, also if nobody waits for their answers any more.
+fn client(
+    api: Api,
+    silent: watch::Receiver<bool>,
+    still: Option<(Instant, Instant)>,
+) -> kube::Client {
+    let tasks: Shared<JoinSet<()>> = Arc::default();
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let (api, mut silent) = (api.clone(), silent.clone());
+        let (api, mut silent, tasks) = (api.clone(), silent.clone(), tasks.clone());
         async move {
             let is_silent = silent.clone();
             let answer = async {
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                let reply = api.handle(request, is_silent).await;
+                let goes_on = still.filter(|(from, _)| Instant::now() >= *from).map(|(_, to)| to);
+                let (told, reply) = oneshot::channel();
+                tasks.lock().unwrap().spawn(async move {
+                    tokio::time::sleep_until(goes_on.unwrap_or_else(Instant::now)).await;
+                    // Whoever asked may be gone.
+                    drop(told.send(api.handle(request, is_silent).await));
+                });
+                let reply = reply.await.expect("a request is answered");
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 reply
             };
@@ -105,13 +121,15 @@ impl FakeTarget {
         }
         let mut tasks = JoinSet::new();
         let silent = watch::Sender::new(false);
-        let endpoint = |node: &str, silent| Endpoint {
+        let endpoint = |node: &str, silent, still| Endpoint {
             node: node.into(),
-            client: client(api.clone(), silent),
+            client: client(api.clone(), silent, still),
         };
+        let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let still = script.first_server_still.map(|(from, to)| (at(from), at(to)));
         let endpoints = vec![
-            endpoint("cp-1", silent.subscribe()),
-            endpoint("cp-2", watch::Sender::new(false).subscribe()),
+            endpoint("cp-1", silent.subscribe(), still),
+            endpoint("cp-2", watch::Sender::new(false).subscribe(), None),
         ];
         if let Some(seconds) = script.first_server_dies_after {
             tasks.spawn(async move {

@@ -1,7 +1,5 @@
 //! The whole orchestrator in a simulated world: pods are replaced, the same seed gives the same bytes.
 
-#![expect(clippy::unwrap_used, reason = "what the tests' own helpers need must be there")]
-
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt, Stream, StreamExt, TryStreamExt};

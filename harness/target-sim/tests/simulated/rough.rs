@@ -1,8 +1,6 @@
 //! Bad weather, resets, wrong clocks, lost disks, etcd's own levers and meddling: each does what it
 //! says, can be seen to, touches nobody else, and leaves nothing behind. And all of it repeats.
 
-#![expect(clippy::unwrap_used, reason = "what the tests' own helpers need must be there")]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

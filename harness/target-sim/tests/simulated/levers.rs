@@ -1,7 +1,5 @@
 //! Every lever does what it says, can be seen to do so, and leaves nothing behind when undone.
 
-#![expect(clippy::unwrap_used, reason = "what the tests' own helpers need must be there")]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
