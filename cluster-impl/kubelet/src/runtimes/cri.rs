@@ -198,8 +198,7 @@ fn read_status(status: &cri::ContainerStatus) -> ContainerStatus {
     let created = instant(status.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
     let (started, ended) = (instant(status.started_at), instant(status.finished_at));
     // containerd does not know when a container ended that a reboot took away.
-    let finished =
-        (state == ContainerState::Exited).then(|| ended.or(started).unwrap_or(created));
+    let finished = (state == ContainerState::Exited).then(|| ended.or(started).unwrap_or(created));
     ContainerStatus {
         id: status.id.clone(),
         sandbox_id: String::new(),
