@@ -44,8 +44,93 @@ pub struct Family {
     pub shape: Shape,
     /// The names of its labels, in order.
     pub labels: &'static [&'static str],
-    /// By the text of the labels.
-    series: Mutex<BTreeMap<String, Series>>,
+    series: Mutex<Known>,
+}
+
+/// The series of a family. They are counted in far more often than they are read, so one is found by
+/// the values of its labels, and the labels' text is made but once.
+#[derive(Debug)]
+struct Known {
+    all: Vec<Labelled>,
+    /// Places in `all` by a mark of the values; of equal marks the next one that is free is taken.
+    places: BTreeMap<u64, usize>,
+}
+
+/// A series under its labels.
+#[derive(Debug)]
+struct Labelled {
+    values: Box<[Box<str>]>,
+    /// The labels as they are written, without braces.
+    text: String,
+    one: Series,
+}
+
+impl Known {
+    const fn new() -> Self {
+        Self { all: Vec::new(), places: BTreeMap::new() }
+    }
+
+    /// The series with these values; a new one if there is none.
+    fn find(&mut self, names: &[&str], values: &[&str]) -> &mut Series {
+        let mut mark = mark(values);
+        let at = loop {
+            match self.places.get(&mark) {
+                Some(at) if is_same(&self.all[*at].values, values) => break *at,
+                Some(_) => mark = mark.wrapping_add(1),
+                None => {
+                    self.places.insert(mark, self.all.len());
+                    let (text, one) = (text(names, values), Series::default());
+                    let values = values.iter().map(|value| (*value).into()).collect();
+                    self.all.push(Labelled { values, text, one });
+                    break self.all.len() - 1;
+                }
+            }
+        };
+        &mut self.all[at].one
+    }
+
+    fn in_order(&self) -> Vec<&Labelled> {
+        let mut all: Vec<_> = self.all.iter().collect();
+        all.sort_unstable_by(|one, other| one.text.cmp(&other.text));
+        all
+    }
+}
+
+fn is_same(known: &[Box<str>], values: &[&str]) -> bool {
+    known.len() == values.len() && known.iter().zip(values).all(|(one, other)| **one == **other)
+}
+
+/// A number that values which differ hardly ever share.
+fn mark(values: &[&str]) -> u64 {
+    let mut mark = 0_u64;
+    let mut mix = |word: u64| {
+        // The multiplier of 64-bit FNV; the rotation brings high bits back down.
+        mark = (mark ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+    };
+    for value in values {
+        mix(value.len() as u64);
+        let (words, rest) = value.as_bytes().as_chunks::<8>();
+        words.iter().for_each(|word| mix(u64::from_le_bytes(*word)));
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        mix(u64::from_le_bytes(last));
+    }
+    mark
+}
+
+/// Labels as they are written.
+fn text(names: &[&str], values: &[&str]) -> String {
+    let mut text = String::with_capacity(16 * (values.len() + 1));
+    for (name, value) in names.iter().zip(values) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(name);
+        text.push_str("=\"");
+        escape(&mut text, value);
+        text.push('"');
+    }
+    text
 }
 
 /// One series.
@@ -82,7 +167,7 @@ impl Family {
         labels: &'static [&'static str],
         help: &'static str,
     ) -> Self {
-        Self { name, help, shape, labels, series: Mutex::new(BTreeMap::new()) }
+        Self { name, help, shape, labels, series: Mutex::new(Known::new()) }
     }
 
     /// Adds to a series.
@@ -115,32 +200,18 @@ impl Family {
 
     fn with(&self, values: &[&str], change: impl FnOnce(&mut Series)) {
         debug_assert_eq!(values.len(), self.labels.len(), "labels of {}", self.name);
-        let mut text = String::with_capacity(16 * (values.len() + 1));
-        for (name, value) in self.labels.iter().zip(values) {
-            if !text.is_empty() {
-                text.push(',');
-            }
-            text.push_str(name);
-            text.push_str("=\"");
-            escape(&mut text, value);
-            text.push('"');
-        }
-        let mut series = self.lock();
-        match series.get_mut(&text) {
-            Some(one) => change(one),
-            None => change(series.entry(text).or_default()),
-        }
+        change(self.lock().find(self.labels, values));
     }
 
     /// Writes the text form; nothing if there are no series.
     pub fn write(&self, out: &mut String) {
         let series = self.lock();
-        if series.is_empty() {
+        if series.all.is_empty() {
             return;
         }
         let (name, kind) = (self.name, self.shape.name());
         let _ = writeln!(out, "# HELP {name} {}\n# TYPE {name} {kind}", self.help);
-        for (labels, one) in series.iter() {
+        for Labelled { text: labels, one, .. } in series.in_order() {
             let Shape::Histogram(bounds) = self.shape else {
                 let _ = writeln!(out, "{name}{} {}", braced(labels), number(one.value));
                 continue;
@@ -159,7 +230,7 @@ impl Family {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Series>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.series.lock().expect("no code panics while it holds the series")
     }
 }
@@ -257,6 +328,15 @@ mod tests {
              sizes_bucket{of=\"a\",le=\"+Inf\"} 4\nsizes_sum{of=\"a\"} 56.5\n\
              sizes_count{of=\"a\"} 4\n"
         );
+        // In order of the labels' text, however long the values are, and in whatever order they came.
+        let mut text = String::new();
+        let names = ["b", "a\"", "a", "", "long enough for several words", "long enough for more"];
+        names.iter().for_each(|name| requests.add(&[name, ""], 0.0));
+        names.iter().for_each(|name| requests.add(&["", name], 0.0));
+        requests.write(&mut text);
+        let labels: Vec<_> = text.lines().skip(2).collect();
+        assert_eq!(labels.len(), 2 + 2 * names.len() - 1);
+        assert!(labels.is_sorted(), "{text}");
         let depth = Family::new("depth", Shape::Gauge, &[], "How deep.");
         depth.set(&[], 3.0);
         let mut text = String::new();

@@ -86,9 +86,11 @@ impl Status {
     }
 
     fn about(self, group: &str, kind: &str, name: &str) -> Self {
-        let mut details = json!({"name": name, "kind": kind});
-        if !group.is_empty() {
-            details["group"] = group.into();
+        let mut details = json!({});
+        for (field, text) in [("name", name), ("group", group), ("kind", kind)] {
+            if !text.is_empty() {
+                details[field] = text.into();
+            }
         }
         Self { details, ..self }
     }

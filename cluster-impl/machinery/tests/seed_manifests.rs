@@ -24,7 +24,8 @@ fn create(manifest: &str) -> Result<Object, String> {
     let kind =
         Kind::by_name(&version, &name).ok_or_else(|| format!("no kind {name} in {version}"))?;
     let refuse = |status: Status| status.message;
-    fields::check(kind, &object.0, &[], FieldValidation::Strict).map_err(refuse)?;
+    fields::check(kind, fields::unknown(kind, &object.0), FieldValidation::Strict)
+        .map_err(refuse)?;
     fields::decode(kind, &mut object).map_err(refuse)?;
     if kind.namespaced && object.namespace().is_empty() {
         object.set("/metadata/namespace", "default");

@@ -9,19 +9,23 @@ use crate::quantity::QuantityError;
 use crate::schema::{Shape, TypeFact, type_of};
 use crate::{Kind, Object, Quantity, Status};
 
-/// Makes an object fit its schema: drops nulls and unknown fields, writes quantities in canonical form.
-/// Values of another shape are refused with 400.
+/// Makes an object fit its schema ([`fit`]), or refuses it with 400.
 pub fn decode(kind: &Kind, object: &mut Object) -> Result<(), Status> {
+    fit(kind, object).map_err(|why| cannot_handle(kind, &why))
+}
+
+/// Makes an object fit its schema: drops nulls and unknown fields, writes quantities in canonical form.
+/// Values of another shape do not fit; the error says so in upstream's words.
+pub fn fit(kind: &Kind, object: &mut Object) -> Result<(), String> {
     if !object.0.is_object() {
-        return Err(cannot_handle(kind, "the body is no JSON object"));
+        return Err("the body is no JSON object".to_owned());
     }
     let Some(custom) = kind.custom else {
-        return decode_type(&mut object.0, type_of(kind), Place::Top)
-            .map_err(|why| cannot_handle(kind, &why));
+        return decode_type(&mut object.0, type_of(kind), Place::Top);
     };
     // What a custom resource's own fields hold is said by its schema, and checked with everything else.
     custom.prune(object);
-    decode_metadata(&mut object.0).map_err(|why| cannot_handle(kind, &why))
+    decode_metadata(&mut object.0)
 }
 
 /// Makes the metadata of a custom resource fit.

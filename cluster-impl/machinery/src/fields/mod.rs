@@ -1,14 +1,14 @@
 //! Fields against the schema: duplicate and unknown ones, values of the wrong shape.
 //!
-//! The steps of a write: [`parse`] the body, [`check`] it under the client's `fieldValidation`, then
-//! [`decode`] it, which refuses wrong shapes and leaves the object as upstream's structs would hold it:
+//! The steps of a write: [`parse`] the body, tell its [`problems`] and [`unknown`] fields under the client's
+//! `fieldValidation` ([`check`]), then [`decode`] it, which refuses wrong shapes and leaves the object as upstream's structs would hold it:
 //! without nulls, without unknown fields, with canonical quantities.
 
 mod decode;
-mod duplicates;
+mod strict;
 
-pub use decode::decode;
-pub use duplicates::parse;
+pub use decode::{decode, fit};
+pub use strict::{Reading, parse, problems};
 
 use std::fmt;
 
@@ -44,23 +44,24 @@ impl FieldValidation {
     }
 }
 
-/// Looks for unknown fields, beside the duplicates that [`parse`] found. Answers the warnings to send, or the
-/// refusal.
+/// What comes of the problems that were found in an object: the warnings to send, or the refusal.
 pub fn check(
     kind: &Kind,
-    value: &Value,
-    duplicates: &[String],
+    problems: Vec<String>,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Status> {
-    if validation == FieldValidation::Ignore {
-        return Ok(Vec::new());
+    match validation {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Strict if !problems.is_empty() => {
+            Err(cannot_handle(kind, &strict_error(&problems)))
+        }
+        FieldValidation::Warn | FieldValidation::Strict => Ok(problems),
     }
-    let mut problems = duplicates.to_vec();
-    problems.extend(unknown(kind, value));
-    if validation == FieldValidation::Warn || problems.is_empty() {
-        return Ok(problems);
-    }
-    Err(cannot_handle(kind, &format!("strict decoding error: {}", problems.join(", "))))
+}
+
+/// Upstream's words for problems that are an error.
+pub fn strict_error(problems: &[String]) -> String {
+    format!("strict decoding error: {}", problems.join(", "))
 }
 
 /// The unknown fields of an object, as `unknown field "spec.foo"`.
@@ -134,10 +135,6 @@ fn walk_shape(value: &Value, shape: &Shape, place: Place<'_>, found: &mut Vec<St
     }
 }
 
-fn inside(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
-}
-
 /// 400 in upstream's words.
 fn cannot_handle(kind: &Kind, why: &str) -> Status {
     Status::bad_request(format!(
@@ -171,17 +168,17 @@ mod tests {
 
     #[test]
     fn strictness_decides() {
-        let value = json!({"spec": {"replica": 3, "spec": {}}});
-        let check =
-            |validation| check(&DEPLOYMENT, &value, &["duplicate field \"x\"".into()], validation);
+        let problems =
+            vec!["duplicate field \"x\"".into(), "unknown field \"spec.replica\"".into()];
+        let check = |validation| check(&DEPLOYMENT, problems.clone(), validation);
         assert_eq!(check(FieldValidation::Ignore).unwrap(), Vec::<String>::new());
-        assert_eq!(check(FieldValidation::Warn).unwrap().len(), 3);
+        assert_eq!(check(FieldValidation::Warn).unwrap(), problems);
         let refused = check(FieldValidation::Strict).unwrap_err();
         assert_eq!(refused.code, 400);
         assert_eq!(
             refused.message,
             "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: \
-             duplicate field \"x\", unknown field \"spec.replica\", unknown field \"spec.spec\""
+             duplicate field \"x\", unknown field \"spec.replica\""
         );
         assert_eq!(FieldValidation::from_query("Loud").unwrap_err().code, 400);
     }

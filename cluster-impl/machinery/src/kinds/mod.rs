@@ -490,7 +490,8 @@ mod tests {
         let kind = Kind::by_name(object.api_version(), object.kind()).ok_or("no such kind")?;
         let refuse = |status: crate::Status| status.message;
         let strict = crate::fields::FieldValidation::Strict;
-        crate::fields::check(kind, &object.0, &[], strict).map_err(refuse)?;
+        crate::fields::check(kind, crate::fields::unknown(kind, &object.0), strict)
+            .map_err(refuse)?;
         crate::fields::decode(kind, &mut object).map_err(refuse)?;
         if kind.namespaced {
             object.set("/metadata/namespace", "default");

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::set::{FieldSet, PathElement};
 use super::typed::{Form, Scalar, is_empty_map, item_of, items_of, of_field, of_shape};
 use crate::schema::TypeFact;
+use crate::validation::go;
 
 /// Every field that an object names.
 pub(super) fn all(fact: &'static TypeFact, object: &Value) -> FieldSet {
@@ -106,7 +107,7 @@ fn check(form: Form, value: &Value, path: &mut String, found: &mut Vec<String>) 
         },
         (Form::Map(item), Value::Object(map)) => within(map, |_| of_shape(item), path, found),
         (Form::Struct(_) | Form::AtomicMap(_) | Form::Map(_), value) => {
-            found.push(wrong(path, &format!("expected map, got &{{{}}}", go(value))));
+            found.push(wrong(path, &format!("expected map, got &{{{}}}", go::plain(value))));
         }
         (Form::AtomicList(shape), Value::Array(list)) => {
             for (index, item) in list.iter().enumerate() {
@@ -129,7 +130,7 @@ fn check(form: Form, value: &Value, path: &mut String, found: &mut Vec<String>) 
             }
         }
         (Form::AtomicList(_) | Form::Set(_) | Form::Keyed(..), value) => {
-            found.push(wrong(path, &format!("expected list, got &{{{}}}", go(value))));
+            found.push(wrong(path, &format!("expected list, got &{{{}}}", go::plain(value))));
         }
     }
 }
@@ -182,26 +183,12 @@ fn mismatch(scalar: Scalar, value: &Value) -> Option<String> {
         | (Scalar::Bool, Value::Bool(_))
         | (Scalar::Any, Value::Number(_) | Value::String(_) | Value::Bool(_)) => None,
         (Scalar::Number, _) => Some(format!("expected numeric (int or float), got {kind}")),
-        (Scalar::Text, _) => {
-            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", go(value)))
-        }
-        (Scalar::Bool, _) => Some(format!("expected boolean, got &{{{}}}", go(value))),
-        (Scalar::Any, _) => Some(format!("expected any scalar, got &{{{}}}", go(value))),
-    }
-}
-
-/// A value as Go prints it.
-fn go(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => format!("[{}]", list.iter().map(go).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => {
-            let entries: Vec<_> =
-                map.iter().map(|(key, value)| format!("{key}:{}", go(value))).collect();
-            format!("map[{}]", entries.join(" "))
-        }
-        scalar => scalar.to_string(),
+        (Scalar::Text, _) => Some(format!(
+            "expected string, got &value.valueUnstructured{{Value:{}}}",
+            go::plain(value)
+        )),
+        (Scalar::Bool, _) => Some(format!("expected boolean, got &{{{}}}", go::plain(value))),
+        (Scalar::Any, _) => Some(format!("expected any scalar, got &{{{}}}", go::plain(value))),
     }
 }
 
