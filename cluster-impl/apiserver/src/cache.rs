@@ -1,6 +1,7 @@
 //! Small caches whose content the store itself vouches for.
 //!
-//! A decoded object is kept by key and revision, so it can never be stale. A namespace is kept as
+//! A decoded object is kept by key and revision and taken for the same bytes only, so it can never be
+//! stale, and the servers of one process may share what they have decoded. A namespace is kept as
 //! Active at a revision, and whoever relies on it compares that revision in the transaction.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,13 +22,13 @@ type At = (i64, Bytes);
 
 /// Objects that were decoded lately.
 #[derive(Default)]
-pub(crate) struct Decoded {
+pub struct Decoded {
     kept: Mutex<Kept>,
 }
 
 #[derive(Default)]
 struct Kept {
-    objects: BTreeMap<At, Arc<Object>>,
+    objects: BTreeMap<At, (Bytes, Arc<Object>)>,
     order: VecDeque<At>,
 }
 
@@ -35,11 +36,13 @@ impl Decoded {
     /// The object that a key held at its revision; decodes it only if nobody did so lately.
     pub(crate) fn object(&self, kv: &KeyValue) -> Result<Arc<Object>, Status> {
         let at = (kv.mod_revision, kv.key.clone());
-        if let Some(known) = self.lock().objects.get(&at) {
+        if let Some((value, known)) = self.lock().objects.get(&at)
+            && *value == kv.value
+        {
             return Ok(known.clone());
         }
         let object = Arc::new(Stored::from(kv).object()?);
-        self.put(at, object.clone());
+        self.put(at, kv.value.clone(), object.clone());
         Ok(object)
     }
 
@@ -51,14 +54,14 @@ impl Decoded {
         }
     }
 
-    /// Keeps an object that was just written.
-    pub(crate) fn keep(&self, key: Vec<u8>, object: Arc<Object>) {
-        self.put((object.revision(), key.into()), object);
+    /// Keeps an object that was just written as this value.
+    pub(crate) fn keep(&self, key: Vec<u8>, value: Bytes, object: Arc<Object>) {
+        self.put((object.revision(), key.into()), value, object);
     }
 
-    fn put(&self, at: At, object: Arc<Object>) {
+    fn put(&self, at: At, value: Bytes, object: Arc<Object>) {
         let mut kept = self.lock();
-        if kept.objects.insert(at.clone(), object).is_none() {
+        if kept.objects.insert(at.clone(), (value, object)).is_none() {
             kept.order.push_back(at);
         }
         while kept.order.len() > DECODED_MAX
@@ -104,17 +107,31 @@ impl Namespaces {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_came_first_goes_first() {
-        let decoded = Decoded::default();
-        let kv = |revision: i64| KeyValue {
+    fn kv(revision: i64) -> KeyValue {
+        KeyValue {
             key: Bytes::from_static(b"/registry/pods/a/web"),
             value: Bytes::from_static(br#"{"metadata":{"name":"web"}}"#),
             create_revision: 1,
             mod_revision: revision,
             version: 1,
             lease: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn only_the_same_bytes_are_the_same_object() {
+        let decoded = Decoded::default();
+        let first = decoded.object(&kv(3)).unwrap();
+        let copied = KeyValue { value: Bytes::from(kv(3).value.to_vec()), ..kv(3) };
+        assert!(Arc::ptr_eq(&first, &decoded.object(&copied).unwrap()));
+        let value = Bytes::from_static(br#"{"metadata":{"name":"wob"}}"#);
+        let other = decoded.object(&KeyValue { value, ..kv(3) }).unwrap();
+        assert_eq!((first.name(), other.name()), ("web", "wob"), "of another store, say");
+    }
+
+    #[test]
+    fn what_came_first_goes_first() {
+        let decoded = Decoded::default();
         let first = decoded.object(&kv(1)).unwrap();
         assert!(Arc::ptr_eq(&first, &decoded.object(&kv(1)).unwrap()), "decoded once");
         for revision in 2..=DECODED_MAX as i64 + 1 {

@@ -139,10 +139,10 @@ pub(crate) async fn change<'d>(
             Tried::Stale(now) => stored = now,
             Tried::Done(revision) => {
                 let value = put.filter(|_| kind.custom.is_none()).unwrap_or_else(|| encode(&new));
-                if !is_removed {
-                    remember(server, request, key, *new, revision);
-                }
                 let stored = Stored { value, revision };
+                if !is_removed {
+                    remember(server, request, key, *new, &stored);
+                }
                 return Ok(Written { stored, is_created, is_removed });
             }
         }
@@ -210,13 +210,14 @@ pub(crate) fn remember(
     request: &Request,
     key: &ObjectKey,
     mut object: Object,
-    revision: i64,
+    stored: &Stored,
 ) {
     if request.kind.custom.is_some() {
         return;
     }
-    object.set("/metadata/resourceVersion", revision.to_string());
-    server.decoded.keep(storage_key::key(request.kind, key), Arc::new(object));
+    object.set("/metadata/resourceVersion", stored.revision.to_string());
+    let key = storage_key::key(request.kind, key);
+    server.decoded.keep(key, stored.value.clone(), Arc::new(object));
 }
 
 fn kept(request: &Request, key: &ObjectKey, current: Option<KeyValue>) -> Result<Written, Status> {

@@ -12,6 +12,7 @@ use machinery::ObjectKey;
 use crate::admission::Plugins;
 use crate::audit::AuditTrail;
 use crate::authentication::{ServiceAccounts, StaticTokens};
+use crate::cache::Decoded;
 use crate::encryption::EncryptionSettings;
 use crate::outbound::{Nowhere, Outbound};
 
@@ -78,6 +79,8 @@ pub struct Config {
     pub audit: Option<AuditSink>,
     /// What `/metrics` says of the process, in the text form.
     pub process_metrics: Option<Figures>,
+    /// What the server has decoded lately. Servers in one process may share it.
+    pub decoded: Arc<Decoded>,
 }
 
 impl Config {
@@ -110,6 +113,7 @@ impl Config {
             kubelet_certificate_authority: None,
             audit: None,
             process_metrics: None,
+            decoded: Arc::default(),
         }
     }
 }

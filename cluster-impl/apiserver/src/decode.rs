@@ -1,45 +1,95 @@
 //! Request bodies: JSON, YAML or protobuf, within bounds, of the kind that the path names.
 
-use machinery::fields::{self, FieldValidation};
-use machinery::{Object, Status, versions};
+use machinery::fields::{self, FieldValidation, Reading};
+use machinery::patch::PatchType;
+use machinery::validation::go;
+use machinery::{Cause, Object, Status, versions};
 use serde_json::Value;
 
 use crate::accept::media_type;
 use crate::config::Config;
 use crate::request::Request;
-use crate::{protobuf, status};
+use crate::verbs::patch::{Form, Patch};
+use crate::{protobuf, status, yaml_keys};
 
 const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
-/// Reads the body as an object of the request's kind; fills in `apiVersion` and `kind` if absent.
+/// Reads the body as an object of the request's kind; fills in `apiVersion` and `kind` if absent. What a
+/// strict reader finds wrong with it is warned of or refused, as the client asks.
 pub(crate) fn object(config: &Config, request: &Request) -> Result<Object, Status> {
-    if request.kind.custom.is_some() && media_type(&request.content_type) == protobuf::MEDIA_TYPE {
+    let kind = request.kind;
+    if kind.custom.is_some() && media_type(&request.content_type) == protobuf::MEDIA_TYPE {
         return Err(status::unsupported_media_type("application/json, application/yaml"));
     }
-    let asked = request.query.text("fieldValidation");
-    let (value, duplicates) = match media_type(&request.content_type) {
-        // Only who asks is told of duplicates: noticing them is slow.
-        "" | "application/json" if !asked.is_empty() && asked != "Ignore" => {
-            fields::parse(&request.body)?
-        }
-        _ => (value(config, &request.content_type, &request.body)?, Vec::new()),
-    };
-    check_nesting(config, &value)?;
-    let object = name_kind(value, &request.kind.api_version(), request.kind.kind)?;
-    fit(request, object, &duplicates)
+    let validation = field_validation(request)?;
+    let (value, is_doubled) = noted(config, &request.content_type, &request.body)?;
+    let mut object = name_kind(value, &kind.api_version(), kind.kind)?;
+    if validation != FieldValidation::Ignore {
+        let problems = problems(request, &object, is_doubled, validation);
+        request.warn(fields::check(kind, problems, validation)?);
+    }
+    fields::decode(kind, &mut object)?;
+    versions::to_stored(kind, &mut object).map_err(Status::bad_request)?;
+    Ok(object)
 }
 
-/// Makes an object fit its kind's schema, as strictly as the client asks, and brings it into the stored form;
-/// warns of what it drops.
-pub(crate) fn fit(
+/// How strictly the client wants its fields looked at.
+pub(crate) fn field_validation(request: &Request) -> Result<FieldValidation, Status> {
+    FieldValidation::from_query(request.query.text("fieldValidation"))
+}
+
+fn problems(
     request: &Request,
+    object: &Object,
+    is_doubled: bool,
+    validation: FieldValidation,
+) -> Vec<String> {
+    let unknown = fields::unknown(request.kind, &object.0);
+    let mut problems = match media_type(&request.content_type) {
+        "application/yaml" => yaml_keys::problems(&request.body, validation),
+        _ if !is_doubled && unknown.is_empty() => return unknown,
+        // Unknown fields stand among the duplicates, where the body has them.
+        "" | "application/json" if request.kind.custom.is_none() => {
+            return fields::problems(&request.body, Reading::Object(request.kind));
+        }
+        "" | "application/json" => fields::problems(&request.body, Reading::Anything),
+        _ => Vec::new(),
+    };
+    problems.extend(unknown);
+    problems
+}
+
+/// Makes what comes of a patch fit its kind's schema and brings it into the stored form. As upstream has it,
+/// what is wrong with it is wrong with the patch.
+pub(crate) fn patched(
+    request: &Request,
+    patch: &Patch,
     mut object: Object,
-    duplicates: &[String],
 ) -> Result<Object, Status> {
-    let validation = FieldValidation::from_query(request.query.text("fieldValidation"))?;
-    let warnings = fields::check(request.kind, &object.0, duplicates, validation)?;
-    request.warn(warnings);
-    fields::decode(request.kind, &mut object)?;
+    let refused = |object: &Object, why: &str| {
+        let shown = match patch.form {
+            Form::Changes(PatchType::Strategic) => go::plain(&patch.body),
+            _ => object.0.to_string(),
+        };
+        let cause = Cause {
+            reason: "FieldValueInvalid".into(),
+            message: format!("Invalid value: {shown:?}: {why}"),
+            field: "patch".into(),
+        };
+        Status::invalid("", "", "", &[cause])
+    };
+    let validation = field_validation(request)?;
+    if validation != FieldValidation::Ignore {
+        let mut problems = patch.problems.clone();
+        problems.extend(fields::unknown(request.kind, &object.0));
+        if validation == FieldValidation::Strict && !problems.is_empty() {
+            return Err(refused(&object, &fields::strict_error(&problems)));
+        }
+        request.warn(problems);
+    }
+    if let Err(why) = fields::fit(request.kind, &mut object) {
+        return Err(refused(&object, &why));
+    }
     versions::to_stored(request.kind, &mut object).map_err(Status::bad_request)?;
     Ok(object)
 }
@@ -86,21 +136,30 @@ pub(crate) fn name_kind(value: Value, api_version: &str, kind: &str) -> Result<O
 
 /// Reads a body as JSON or YAML; an empty one is null.
 pub(crate) fn value(config: &Config, content_type: &str, body: &[u8]) -> Result<Value, Status> {
+    noted(config, content_type, body).map(|(value, _)| value)
+}
+
+/// Reads a body as [`value`] does. Beside it: whether it is JSON with a key that is there twice.
+pub(crate) fn noted(
+    config: &Config,
+    content_type: &str,
+    body: &[u8],
+) -> Result<(Value, bool), Status> {
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Value::Null);
+        return Ok((Value::Null, false));
     }
-    let value: Value = match media_type(content_type) {
-        "" | "application/json" => serde_json::from_slice(body).map_err(unreadable)?,
+    let (value, is_doubled) = match media_type(content_type) {
+        "" | "application/json" => fields::parse(body)?,
         // As YAML is a superset of JSON, upstream's readers of YAML try JSON first.
         "application/yaml" => match serde_json::from_slice(body) {
-            Ok(value) => value,
-            Err(_) => serde_yaml::from_slice(body).map_err(unreadable)?,
+            Ok(value) => (value, false),
+            Err(_) => (serde_yaml::from_slice(body).map_err(unreadable)?, false),
         },
-        protobuf::MEDIA_TYPE => protobuf::read(body)?,
+        protobuf::MEDIA_TYPE => (protobuf::read(body)?, false),
         _ => return Err(status::unsupported_media_type(ACCEPTED)),
     };
     check_nesting(config, &value)?;
-    Ok(value)
+    Ok((value, is_doubled))
 }
 
 /// Refuses a value that nests deeper than the server allows.

@@ -28,6 +28,8 @@ mod decode;
 mod encryption;
 mod endpoints;
 mod fence;
+#[cfg(test)]
+mod field_validation_tests;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -55,6 +57,7 @@ mod testing;
 mod verbs;
 #[cfg(test)]
 mod version_tests;
+mod yaml_keys;
 
 // What the tests behind sockets share with those outside of the crate names it so.
 #[cfg(test)]
@@ -65,6 +68,7 @@ pub use audit::{AuditPolicy, AuditTrail, PolicyError};
 pub use authentication::x509::TlsError;
 pub use authentication::{ServiceAccounts, StaticTokens, Tls};
 pub use body::Body;
+pub use cache::Decoded;
 pub use config::{AuditLine, AuthorizationMode, Config, Figures, User};
 pub use connect::upgrade::{Relay, Upgrade};
 pub use encryption::{EncryptionError, EncryptionSettings};

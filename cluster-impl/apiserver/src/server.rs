@@ -47,7 +47,7 @@ pub struct ApiServer {
     /// The same store, if what lies in it is encrypted.
     encrypted: Option<Arc<Encrypted>>,
     pub(crate) config: Config,
-    pub(crate) decoded: Decoded,
+    pub(crate) decoded: Arc<Decoded>,
     pub(crate) namespaces: Namespaces,
     pub(crate) hubs: Hubs,
     /// What watches were told lately.
@@ -86,8 +86,8 @@ impl ApiServer {
             env,
             store,
             encrypted,
+            decoded: config.decoded.clone(),
             config,
-            decoded: Decoded::default(),
             namespaces: Namespaces::default(),
             hubs: Hubs::default(),
             events: EventCache::default(),
@@ -121,7 +121,8 @@ impl ApiServer {
         request: http::Request<Bytes>,
     ) -> impl Future<Output = Response<Body>> + Send + use<> {
         let server = self.clone();
-        async move { server.answer(shown, request).await }
+        // It is large: whoever runs it in a task of its own would move it about again and again.
+        Box::pin(async move { server.answer(shown, request).await })
     }
 
     /// Whether a value should be written again although it stays the same: with another key.
@@ -179,17 +180,23 @@ impl ApiServer {
         request: http::Request<Bytes>,
         noted: &Noted,
     ) -> Response<Body> {
-        let counted = Counted::begin(self, &request);
-        let response = self.answer_known(user, request, noted).await;
+        let began = self.env.instant();
+        let found = self.find(request.uri().path()).await;
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let route = found.as_ref().unwrap_or(&Route::Unknown);
+        let counted = Counted::begin(self, (route, &query), &request, began);
+        let response = self.answer_found(user, (found, query), request, noted).await;
         match counted {
             Some(counted) => counted.end(response),
             None => response,
         }
     }
 
-    async fn answer_known(
+    /// Answers one request for what its path was found to name.
+    async fn answer_found(
         self: &Arc<Self>,
         user: User,
+        (found, query): (Result<Route, Status>, Query),
         request: http::Request<Bytes>,
         noted: &Noted,
     ) -> Response<Body> {
@@ -204,7 +211,7 @@ impl ApiServer {
         if headers.contains_key(impersonation::USER) {
             noted.impersonated(&user);
         }
-        let found = match self.find(request.uri().path()).await {
+        let found = match found {
             Ok(found) => found,
             Err(status) => return refuse(&status),
         };
@@ -212,13 +219,14 @@ impl ApiServer {
             let answer = aggregation::answer(self, &user, &remote, request).await;
             return answer.unwrap_or_else(|status| refuse(&status));
         }
-        let is_open = is_open(&request);
         match found {
             Route::Unknown => refuse(&status::no_such_path()),
             // Each endpoint of the server itself decides by its own media types.
             Route::Endpoint(endpoint) => {
                 let is_write = request.method() == Method::POST;
-                let slot = (!is_open).then(|| self.inflight.enter_as(&user, is_write)).transpose();
+                let slot = (!endpoint.is_open())
+                    .then(|| self.inflight.enter_as(&user, is_write))
+                    .transpose();
                 let _slot = match slot {
                     Ok(slot) => slot,
                     Err(status) => return refuse(&status),
@@ -229,11 +237,11 @@ impl ApiServer {
                 render(endpoints::answer(self, &user, &endpoint, &request).await, style)
             }
             Route::Resource(resource) if connect::is_meant(&resource) => {
-                connect::answer(self, user, resource, request).await
+                connect::answer(self, user, resource, query, request).await
             }
             Route::Resource(resource) => {
                 let accept = Accept::read(text(header::ACCEPT), text(header::ACCEPT_ENCODING));
-                match accept.and_then(|accept| read(user, accept, resource, request)) {
+                match accept.and_then(|accept| read(user, accept, resource, query, request)) {
                     Ok(request) => self.answer_resource(request, noted).await,
                     Err(status) => refuse(&status),
                 }
@@ -369,13 +377,13 @@ fn read(
     user: User,
     accept: Accept,
     resource: Resource,
+    query: Query,
     request: http::Request<Bytes>,
 ) -> Result<Request, Status> {
     let Resource { kind, key, subresource } = resource;
     check_segment("Namespace", &key.namespace)?;
     check_segment("Name", &key.name)?;
     let accept = if protobuf::is_writable(kind) { accept } else { accept.without_protobuf()? };
-    let query = Query::parse(request.uri().query().unwrap_or_default());
     let verb = verb(request.method(), &key, &subresource, &query)?;
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let fence = text(fence::HEADER).map(Fence::parse).transpose()?;

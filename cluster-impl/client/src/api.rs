@@ -10,6 +10,7 @@ use machinery::{Kind, Object, ObjectKey, Status};
 use serde_json::Value;
 
 use crate::Fence;
+use crate::heard::{Event, Heard};
 use crate::trimmed::Trimmed;
 
 /// A request that has no answer after this long is given up; the outcome of a write is then unknown.
@@ -107,13 +108,22 @@ pub struct ApiClient {
     current: Arc<AtomicUsize>,
     fence: Option<Fence>,
     agent: Option<Arc<str>>,
+    heard: Option<Arc<Heard>>,
 }
 
 impl ApiClient {
     /// A client of these servers; the first is asked first.
     pub fn new(servers: Vec<kube::Client>) -> Self {
         assert!(!servers.is_empty(), "a client needs a server");
-        Self { servers: servers.into(), current: Arc::default(), fence: None, agent: None }
+        let (servers, current) = (servers.into(), Arc::default());
+        Self { servers, current, fence: None, agent: None, heard: None }
+    }
+
+    /// The same client, whose watches need not read an event that another client has read.
+    #[must_use]
+    pub fn sharing(mut self, heard: Arc<Heard>) -> Self {
+        self.heard = Some(heard);
+        self
     }
 
     /// The same client under a name: what it writes is owned under this name.
@@ -159,15 +169,14 @@ impl ApiClient {
         Ok((revision, items))
     }
 
-    /// Follows all changes after `revision`, as raw watch events: `{"type": .., "object": ..}`.
-    /// With bookmarks, an idle watch gets a sign of life now and then.
-    pub async fn watch(
+    /// Follows all changes after `revision`. With bookmarks, an idle watch gets a sign of life now and then.
+    pub(crate) async fn watch(
         &self,
         kind: &Kind,
         options: &ListOptions,
         revision: &str,
         with_bookmarks: bool,
-    ) -> Result<BoxStream<'static, Result<Value, ApiError>>, ApiError> {
+    ) -> Result<BoxStream<'static, Result<Event, ApiError>>, ApiError> {
         let path = format!(
             "{}?watch=true&allowWatchBookmarks={with_bookmarks}&resourceVersion={revision}&{}",
             kind.path(&options.namespace, ""),
@@ -182,7 +191,7 @@ impl ApiClient {
             Ok(Err(error)) => return Err(self.failed(at, error)),
             Err(_) => return Err(self.silent(at)),
         };
-        Ok(crate::informer::split_events(lines).boxed())
+        Ok(crate::informer::split_events(lines, self.heard.clone()).boxed())
     }
 
     /// Stores a new object.

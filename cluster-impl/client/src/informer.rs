@@ -15,9 +15,8 @@ use futures::io::AsyncBufReadExt;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{AsyncBufRead, Stream, StreamExt};
 use machinery::{Kind, Object, ObjectKey, Status, View};
-use serde_json::Value;
 
-use crate::trimmed::Trimmed;
+use crate::heard::{Event, Heard};
 use crate::{ApiClient, ApiError, ListOptions};
 
 /// The server sends bookmarks every ten seconds: a watch that is silent for longer than two of them
@@ -84,8 +83,8 @@ pub struct Informed {
 /// What a feed tells.
 enum Told {
     Listed(Vec<Object>),
-    Put(Object),
-    Gone(Object),
+    Put(Arc<Object>),
+    Gone(Arc<Object>),
 }
 
 /// Keeps a [`View`] of several kinds up to date.
@@ -289,19 +288,18 @@ impl Informer {
             self.take(kind, &key);
         }
         for object in objects {
-            self.put(kind, object);
+            self.put(kind, Arc::new(object));
         }
     }
 
-    fn put(&mut self, kind: &'static Kind, object: Object) {
-        let key = object.key();
+    fn put(&mut self, kind: &'static Kind, new: Arc<Object>) {
+        let key = new.key();
         let unchanged = self.view.get(kind, &key).is_some_and(|old| {
-            old.resource_version() == object.resource_version() && old.uid() == object.uid()
+            old.resource_version() == new.resource_version() && old.uid() == new.uid()
         });
         if unchanged {
             return;
         }
-        let new = Arc::new(object);
         let old = self.view.put(kind, new.clone());
         self.pending.push_back(Informed { kind, key, old, new: Some(new) });
     }
@@ -317,7 +315,7 @@ impl Informer {
 enum State {
     Relist,
     Rewatch { revision: String },
-    Watching { revision: String, events: BoxStream<'static, Result<Value, ApiError>> },
+    Watching { revision: String, events: BoxStream<'static, Result<Event, ApiError>> },
 }
 
 /// One kind's list and watch, as a machine that yields what it was told.
@@ -399,10 +397,9 @@ impl Feed {
         }
     }
 
-    async fn event(&mut self, last: String, mut event: Value) -> Option<Told> {
-        let kind = event["type"].as_str().unwrap_or_default().to_owned();
-        let object = Object(event["object"].take());
-        if kind == "ERROR" {
+    async fn event(&mut self, last: String, event: Event) -> Option<Told> {
+        let Event { sort, object } = event;
+        if sort == "ERROR" {
             let error = ApiError::Status(Status::from_value(&object.0));
             self.broken(last, &error).await;
             return None;
@@ -414,7 +411,7 @@ impl Feed {
                 newer => newer.to_owned(),
             };
         }
-        match kind.as_str() {
+        match sort.as_str() {
             "ADDED" | "MODIFIED" => Some(Told::Put(object)),
             "DELETED" => Some(Told::Gone(object)),
             _ => None,
@@ -436,12 +433,15 @@ impl Feed {
 /// Cuts a watch's body into its events: one JSON object a line.
 pub(crate) fn split_events(
     body: impl AsyncBufRead + Send + 'static,
-) -> impl Stream<Item = Result<Value, ApiError>> + Send {
-    Box::pin(body).lines().map(|line| {
+    heard: Option<Arc<Heard>>,
+) -> impl Stream<Item = Result<Event, ApiError>> + Send {
+    Box::pin(body).lines().map(move |line| {
         let line = line.map_err(|error| ApiError::NoAnswer(format!("watch broken: {error}")))?;
-        serde_json::from_str(&line)
-            .map(|Trimmed(event)| event)
-            .map_err(|error| ApiError::NoAnswer(format!("watch sent no JSON: {error}")))
+        let event = match &heard {
+            Some(heard) => heard.read(&line),
+            None => Event::read(&line),
+        };
+        event.map_err(|error| ApiError::NoAnswer(format!("watch sent no JSON: {error}")))
     })
 }
 
@@ -454,7 +454,7 @@ mod tests {
     use http::{Request, Response};
     use http_body_util::{BodyExt, Full, StreamBody};
     use machinery::kinds::{CONFIG_MAP, SECRET};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

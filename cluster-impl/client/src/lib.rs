@@ -6,10 +6,12 @@
 mod api;
 mod elector;
 mod events;
+mod heard;
 mod informer;
 mod trimmed;
 
 pub use api::{ApiClient, ApiError, DeleteOptions, ListOptions, PatchKind};
 pub use elector::{Elector, ElectorConfig, Fence};
 pub use events::EventRecorder;
+pub use heard::Heard;
 pub use informer::{Informed, Informer, Watched};

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
-use serde_json::{Map, Number, Value};
+use serde_json::{Number, Value};
 
 /// A value without owners.
 #[derive(Debug)]
@@ -77,16 +77,18 @@ impl<'de> Visitor<'de> for Node {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
+        // A map that is made of all its fields at once need not be searched for the place of each: they
+        // come in order, mostly.
+        let mut fields = Vec::with_capacity(8);
         while let Some(key) = entries.next_key::<String>()? {
             if self.is_metadata && key == "managedFields" {
                 entries.next_value::<IgnoredAny>()?;
                 continue;
             }
             let value = entries.next_value_seed(Node { is_metadata: key == "metadata" })?;
-            map.insert(key, value);
+            fields.push((key, value));
         }
-        Ok(Value::Object(map))
+        Ok(Value::Object(fields.into_iter().collect()))
     }
 }
 
@@ -106,5 +108,8 @@ mod tests {
         let mut wanted = event;
         wanted["object"]["metadata"].as_object_mut().unwrap().remove("managedFields");
         assert_eq!(read, wanted);
+        let text = r#"{"b": 1, "a": {}, "b": 2, "c": [{}, {"z": 1, "y": 2}]}"#;
+        let Trimmed(read) = serde_json::from_str(text).unwrap();
+        assert_eq!(read, serde_json::from_str::<Value>(text).unwrap(), "whatever the order");
     }
 }

@@ -66,9 +66,9 @@ pub(crate) async fn answer(
     server: &Arc<ApiServer>,
     user: User,
     resource: Resource,
+    query: Query,
     request: http::Request<Bytes>,
 ) -> Response<Body> {
-    let query = Query::parse(request.uri().query().unwrap_or_default());
     let call = Call { user, resource, query, request };
     let described = describe(&call);
     match connect(server, &call, &described).await {

@@ -1,11 +1,11 @@
 //! Bodies as clients send them: JSON and YAML, with duplicates, under every `fieldValidation`.
 
-use machinery::fields::{self, FieldValidation};
+use machinery::fields::{self, FieldValidation, Reading};
 use machinery::{Object, versions};
 
 use super::arbitrary::Source;
 use crate::config::Config;
-use crate::decode;
+use crate::{decode, yaml_keys};
 
 /// The first bytes choose the kind and the media type, the others are the body.
 pub(super) fn run(data: &[u8]) {
@@ -20,12 +20,16 @@ pub(super) fn run(data: &[u8]) {
     if let (Ok((parsed, _)), Ok(read), false) = (&parsed, &read, body.is_empty()) {
         assert_eq!(parsed, read, "both readers of JSON read the same");
     }
+    for reading in [Reading::Anything, Reading::Object(kind), Reading::JsonPatch] {
+        assert!(fields::problems(body, reading).len() <= 100);
+    }
+    let _ = yaml_keys::problems(body, FieldValidation::Strict);
     for value in parsed.map(|(value, _)| value).into_iter().chain(read) {
         if decode::check_nesting(&config, &value).is_err() {
             continue;
         }
         for validation in [FieldValidation::Warn, FieldValidation::Strict] {
-            let _ = fields::check(kind, &value, &[], validation);
+            let _ = fields::check(kind, fields::unknown(kind, &value), validation);
         }
         let mut object = Object(value.clone());
         let _ = decode::name_kind(value, &kind.api_version(), kind.kind);

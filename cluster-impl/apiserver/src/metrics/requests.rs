@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{Method, Response};
-use machinery::Kind;
 use tokio::time::Instant;
 
 use super::Metrics;
@@ -13,7 +12,7 @@ use crate::body::Body;
 use crate::connect;
 use crate::query::Query;
 use crate::request::Verb;
-use crate::route::{Endpoint, Resource, Route, route_among};
+use crate::route::{Endpoint, Resource, Route};
 use crate::server::{ApiServer, verb};
 
 const COMPONENT: &str = "apiserver";
@@ -33,14 +32,10 @@ struct Call {
 
 impl Call {
     /// `None` if it is not for this server.
-    fn read(server: &ApiServer, request: &http::Request<Bytes>) -> Option<Self> {
-        let find = |group: &str, version: &str, plural: &str| {
-            let known = Kind::served(group, version, plural);
-            known.or_else(|| server.customs.served(group, version, plural))
-        };
+    fn read(route: &Route, query: &Query, request: &http::Request<Bytes>) -> Option<Self> {
         let method = request.method();
-        match route_among(request.uri().path(), &find) {
-            Route::Resource(resource) => Some(Self::about(resource, request)),
+        match route {
+            Route::Resource(resource) => Some(Self::about(resource, query, request)),
             Route::Unknown => None,
             Route::Endpoint(endpoint) => Some(Self {
                 verb: own_verb(method),
@@ -60,11 +55,10 @@ impl Call {
         }
     }
 
-    fn about(resource: Resource, request: &http::Request<Bytes>) -> Self {
-        let is_connection = connect::is_meant(&resource) && resource.subresource != "log";
+    fn about(resource: &Resource, query: &Query, request: &http::Request<Bytes>) -> Self {
+        let is_connection = connect::is_meant(resource) && resource.subresource != "log";
         let Resource { kind, key, subresource } = resource;
-        let query = Query::parse(request.uri().query().unwrap_or_default());
-        let asked = verb(request.method(), &key, &subresource, &query);
+        let asked = verb(request.method(), key, subresource, query);
         let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
         let is_apply = || {
             let form = header(http::header::CONTENT_TYPE).unwrap_or_default();
@@ -82,7 +76,7 @@ impl Call {
             group: kind.group,
             version: kind.version,
             resource: kind.plural,
-            subresource,
+            subresource: subresource.clone(),
             scope: match (is_one, key.namespace.is_empty()) {
                 (true, _) => "resource",
                 (false, false) => "namespace",
@@ -140,11 +134,16 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// Begins to count a request; `None` if it is not for this server.
-    pub(crate) fn begin(server: &Arc<ApiServer>, request: &http::Request<Bytes>) -> Option<Self> {
-        let call = Call::read(server, request)?;
+    /// Begins to count a request that came at a time; `None` if it is not for this server.
+    pub(crate) fn begin(
+        server: &Arc<ApiServer>,
+        (route, query): (&Route, &Query),
+        request: &http::Request<Bytes>,
+        began: Instant,
+    ) -> Option<Self> {
+        let call = Call::read(route, query, request)?;
         server.metrics.pool(call.is_write).fetch_add(1, Ordering::Relaxed);
-        Some(Self { server: server.clone(), call, began: server.env.instant() })
+        Some(Self { server: server.clone(), call, began })
     }
 
     /// Counts how the request ended, how long its answer took, and how large that is. A stream is

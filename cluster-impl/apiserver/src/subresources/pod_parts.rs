@@ -57,7 +57,7 @@ pub(crate) async fn serve(
             let patch = patch_verb::read(server, request)?;
             Box::new(move |old| match patch.form {
                 Form::Changes(form) => {
-                    decode::fit(request, apply(kind, old, form, &patch.body)?, &[])
+                    decode::patched(request, &patch, apply(kind, old, form, &patch.body)?)
                 }
                 Form::Apply(force) => {
                     let wanted = Apply { config: &patch.body, force };

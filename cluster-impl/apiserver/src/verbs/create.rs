@@ -105,8 +105,8 @@ async fn try_name(
         escalation::check(server, &request.user, kind, &object, None)?;
         let last = review((server, request), &key, namespace.as_ref(), &mut object);
         let mut along = admission::validate(last).await?;
-        let value = encode(&object);
-        let put = Some(custom::outgoing(server, kind, &object).await?);
+        let put = custom::outgoing(server, kind, &object).await?;
+        let value = if kind.custom.is_some() { encode(&object) } else { put.clone() };
         if request.is_dry_run() {
             return match commit::read(server, request, &key).await? {
                 Some(_) => Err(Status::already_exists(kind.group, kind.plural, &key.name)),
@@ -115,11 +115,12 @@ async fn try_name(
         }
         along.guards.extend(namespace.map(|namespace| (namespace.key, namespace.revision)));
         let change = (None, Some(&object));
-        let attempt = Attempt { key: &key, expected: 0, put, along, change };
+        let attempt = Attempt { key: &key, expected: 0, put: Some(put), along, change };
         match commit::attempt(server, request, attempt).await? {
             Tried::Done(revision) => {
-                commit::remember(server, request, &key, object, revision);
-                return Ok(written(Stored { value, revision }));
+                let stored = Stored { value, revision };
+                commit::remember(server, request, &key, object, &stored);
+                return Ok(written(stored));
             }
             Tried::Stale(Some(_)) => {
                 return Err(Status::already_exists(kind.group, kind.plural, &key.name));

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use machinery::conditions::seconds;
+use machinery::fields::{self, FieldValidation, Reading};
 use machinery::managed_fields::{self, Apply};
 use machinery::patch::{self as patches, PatchType};
-use machinery::{Cause, Object, Status, fields, versions};
+use machinery::{Cause, Object, Status, versions};
 use serde_json::Value;
 
 use crate::accept::media_type;
@@ -16,7 +17,7 @@ use crate::request::Request;
 use crate::server::ApiServer;
 use crate::verbs::create::{self, Owners};
 use crate::verbs::update;
-use crate::{decode, status};
+use crate::{decode, status, yaml_keys};
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
                         application/strategic-merge-patch+json, application/apply-patch+yaml";
@@ -32,6 +33,8 @@ const TURNS_MAX: usize = 5;
 pub(crate) struct Patch {
     pub(crate) form: Form,
     pub(crate) body: Value,
+    /// What a strict reader finds wrong with it, if the client wants to know.
+    pub(crate) problems: Vec<String>,
 }
 
 /// What a patch says.
@@ -47,7 +50,7 @@ pub(crate) enum Form {
 pub(crate) async fn patch(server: &ApiServer, request: &Request) -> Result<Answer, Status> {
     let patch = read(server, request)?;
     let written = match patch.form {
-        Form::Changes(form) => change(server, request, form, &patch.body).await?,
+        Form::Changes(form) => change(server, request, form, &patch).await?,
         Form::Apply(force) => apply(server, request, &patch.body, force).await?,
     };
     let code = if written.is_created { 201 } else { 200 };
@@ -65,15 +68,14 @@ pub(crate) fn read(server: &ApiServer, request: &Request) -> Result<Patch, Statu
                 "fieldManager",
             ));
         }
-        let body = match duplicates(request)? {
-            Some(body) => body,
-            None => decode::value(&server.config, "application/yaml", &request.body)
-                .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?,
-        };
+        let body = decode::value(&server.config, "application/yaml", &request.body)
+            .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
+        check_keys(request)?;
         if !body.is_object() {
             return Err(Status::bad_request("error decoding YAML: the body must be an object"));
         }
-        return Ok(Patch { form: Form::Apply(force.unwrap_or_default()), body });
+        let form = Form::Apply(force.unwrap_or_default());
+        return Ok(Patch { form, body, problems: Vec::new() });
     }
     let is_custom = request.kind.custom.is_some();
     let form = PatchType::from_media_type(&request.content_type)
@@ -85,22 +87,32 @@ pub(crate) fn read(server: &ApiServer, request: &Request) -> Result<Patch, Statu
         let why = "Forbidden: may not be specified for non-apply patch";
         return Err(refused("FieldValueForbidden", why, "force"));
     }
-    let body = decode::value(&server.config, "application/json", &request.body)?;
-    Ok(Patch { form: Form::Changes(form), body })
+    let (body, is_doubled) = decode::noted(&server.config, "application/json", &request.body)?;
+    let problems = match form {
+        _ if decode::field_validation(request)? == FieldValidation::Ignore => Vec::new(),
+        PatchType::Json => fields::problems(&request.body, Reading::JsonPatch),
+        _ if is_doubled => fields::problems(&request.body, Reading::Anything),
+        _ => Vec::new(),
+    };
+    Ok(Patch { form: Form::Changes(form), body, problems })
 }
 
-/// The body, if it is JSON whose duplicates the client wants to know of.
-fn duplicates(request: &Request) -> Result<Option<Value>, Status> {
-    let validation = fields::FieldValidation::from_query(request.query.text("fieldValidation"))?;
-    let Ok((body, found)) = fields::parse(&request.body) else { return Ok(None) };
-    if validation == fields::FieldValidation::Strict && !found.is_empty() {
-        let found = found.join(", ");
-        return Err(Status::bad_request(format!("strict decoding error: {found}")));
+/// Warns of keys that are there twice in what is applied, or refuses it.
+fn check_keys(request: &Request) -> Result<(), Status> {
+    let validation = decode::field_validation(request)?;
+    if validation == FieldValidation::Ignore {
+        return Ok(());
     }
-    if validation == fields::FieldValidation::Warn {
-        request.warn(found);
+    let problems = yaml_keys::problems(&request.body, validation);
+    match (validation, problems.first()) {
+        (FieldValidation::Strict, Some(problem)) => Err(Status::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: {problem}"
+        ))),
+        _ => {
+            request.warn(problems);
+            Ok(())
+        }
     }
-    Ok(Some(body))
 }
 
 fn refused(reason: &str, message: &str, field: &str) -> Status {
@@ -112,7 +124,7 @@ async fn change(
     server: &ApiServer,
     request: &Request,
     form: PatchType,
-    body: &Value,
+    patch: &Patch,
 ) -> Result<Written, Status> {
     let kind = request.kind;
     let mut decide = |old: Option<Arc<Object>>| {
@@ -122,11 +134,11 @@ async fn change(
             if versions::of(kind).is_some() {
                 versions::from_stored(kind, served.insert((*old).clone()));
             }
-            let new = patches::apply(kind, served.as_ref().unwrap_or(&old), form, body)?;
+            let new = patches::apply(kind, served.as_ref().unwrap_or(&old), form, &patch.body)?;
             if new.kind() != kind.kind || new.api_version() != kind.api_version() {
                 return Err(Status::bad_request("a patch cannot change apiVersion or kind"));
             }
-            let new = decode::fit(request, new, &[])?;
+            let new = decode::patched(request, patch, new)?;
             // The patch was applied to the latest object, so only a revision that it brings can differ.
             if !new.resource_version().is_empty() {
                 update::check_preconditions(kind, &old, &new)?;
@@ -250,8 +262,8 @@ mod tests {
             (JSON, json!([{"op": "test", "path": "/data/key", "value": "9"}]), 422),
             (JSON, json!({"data": {}}), 400),
             (MERGE, json!({"kind": "Secret"}), 400),
-            (MERGE, json!({"data": 5}), 400),
-            (MERGE, json!({"metadata": {"labels": 5}}), 400),
+            (MERGE, json!({"data": 5}), 422),
+            (MERGE, json!({"metadata": {"labels": 5}}), 422),
             (MERGE, json!({"metadata": {"name": "b"}}), 400),
             (MERGE, json!({"metadata": {"resourceVersion": "1"}}), 409),
             (MERGE, json!({"metadata": {"uid": "other"}}), 409),

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use super::tests::{Kubelet, Plays};
+use super::tests::played::{Kubelet, Plays};
 use crate::Config;
 
 #[path = "../../../tests/served/loopback/mod.rs"]
