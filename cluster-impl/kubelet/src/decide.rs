@@ -1,7 +1,7 @@
 //! What to do next for one pod: a pure function of the pod, what its runtime has, and what was tried.
 //!
-//! The order is upstream's (computePodActions): sandbox first, then init containers one by one, then
-//! the containers. Nothing is remembered here; a kubelet that starts anew decides the same from the
+//! The order is upstream's (computePodActions): sandbox first, then ephemeral containers, which wait for
+//! nobody, init containers one by one, then the containers. Nothing is remembered here; a kubelet that starts anew decides the same from the
 //! runtime's lists, and so adopts what runs.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::backoff::Backoff;
 use crate::pod_spec::{
-    self, RestartPolicy, app_containers, hash, init_containers, is_host_network, name_of,
+    self, RestartPolicy, app_containers, ephemeral_containers, hash, init_containers,
+    is_host_network, name_of,
 };
 use crate::runtime::{ContainerState, ContainerStatus, Sandbox};
 
@@ -266,6 +267,11 @@ fn run(s: &Situation<'_>, sandbox: &Sandbox) -> Decision {
             });
         }
     }
+    for container in ephemeral_containers(s.pod) {
+        if !has_been(s, name_of(container)) {
+            start(s, name_of(container), &mut decision);
+        }
+    }
     let has_begun =
         app_containers(s.pod).iter().any(|c| s.record.latest_in(name_of(c), sandbox).is_some());
     if !has_begun {
@@ -303,6 +309,13 @@ fn run(s: &Situation<'_>, sandbox: &Sandbox) -> Decision {
         }
     }
     decision
+}
+
+/// Whether a container has ever been made: no ephemeral one is made again.
+fn has_been(s: &Situation<'_>, name: &str) -> bool {
+    let reported = crate::status::reported(s.pod, name);
+    s.record.latest(name).0.is_some()
+        || reported.is_some_and(|old| !pod_spec::text(old, "containerID").is_empty())
 }
 
 fn has_succeeded(status: &ContainerStatus) -> bool {
@@ -488,6 +501,32 @@ mod tests {
         ] {
             assert_eq!(told(&pod(changes), words, &none, false), expected, "{words}");
         }
+    }
+
+    #[test]
+    fn an_ephemeral_container_waits_for_nobody_and_starts_once() {
+        let none = Memory::new(at(0));
+        let changes = json!({"/spec/initContainers": [{"name": "one"}],
+            "/spec/ephemeralContainers": [{"name": "look"}]});
+        let look = r#"Start { name: "look", attempt: 0, ended: None }"#;
+        let one = r#"Start { name: "one", attempt: 0, ended: None }"#;
+        for (words, expected) in [
+            ("", "CreateSandbox { attempt: 0 }"),
+            ("sandbox", &format!("{look}; {one}")),
+            ("sandbox; one running", look),
+            ("sandbox; app running", look),
+            ("sandbox; app running; look running", ""),
+            ("sandbox; app running; look exited 1", ""),
+            ("sandbox; app running; look created", ""),
+            ("dead-sandbox; look exited 137; sandbox; app running", ""),
+        ] {
+            assert_eq!(told(&pod(changes.clone()), words, &none, false), expected, "{words}");
+        }
+        // The runtime has lost it, but the API remembers that it ran.
+        let mut pod = pod(changes);
+        let statuses = json!([{"name": "look", "containerID": "containerd://x"}]);
+        pod.set("/status/ephemeralContainerStatuses", statuses);
+        assert_eq!(told(&pod, "sandbox; app running", &none, false), "");
     }
 
     #[test]

@@ -51,6 +51,16 @@ pub(crate) fn app_containers(pod: &Object) -> &[Value] {
     pod.list("/spec/containers")
 }
 
+/// What somebody added to the running pod to look into it.
+pub(crate) fn ephemeral_containers(pod: &Object) -> &[Value] {
+    pod.list("/spec/ephemeralContainers")
+}
+
+/// All of them, in the order in which they may start.
+pub(crate) fn all_containers(pod: &Object) -> impl Iterator<Item = &Value> {
+    ephemeral_containers(pod).iter().chain(init_containers(pod)).chain(app_containers(pod))
+}
+
 pub(crate) fn name_of(container: &Value) -> &str {
     container["name"].as_str().unwrap_or_default()
 }
@@ -204,9 +214,7 @@ pub(crate) fn sandbox_config(
         qos: qos(pod).to_lowercase(),
         security: Security {
             // The runtime lets a container have all rights only in a sandbox that has them.
-            privileged: init_containers(pod)
-                .iter()
-                .chain(app_containers(pod))
+            privileged: all_containers(pod)
                 .any(|container| container["securityContext"]["privileged"] == true),
             ..security(pod, &Value::Null)
         },

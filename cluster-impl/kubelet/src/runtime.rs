@@ -302,6 +302,8 @@ pub struct ContainerConfig {
     pub resources: LinuxResources,
     /// Rights.
     pub security: Security,
+    /// The id of the container among whose processes its own are, if that is not itself.
+    pub processes_of: Option<String>,
     /// Whether standard input stays open.
     pub stdin: bool,
     /// Whether it ends for good once the first who attached to it has gone.
@@ -378,8 +380,16 @@ pub struct Brief {
     pub id: String,
     /// A container's name; empty for a sandbox.
     pub container: String,
+    /// What it is doing; a sandbox runs, or has ended. Not only whether it runs: what was made at one
+    /// look, and has run and ended before the next one, must look different.
+    pub state: ContainerState,
+}
+
+impl Brief {
     /// Whether it is ready or running.
-    pub running: bool,
+    pub fn is_running(&self) -> bool {
+        self.state == ContainerState::Running
+    }
 }
 
 /// CRI's RuntimeService and ImageService, as far as the kubelet needs them.

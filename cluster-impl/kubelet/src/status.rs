@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::decide::{Record, Situation, restart_due};
 use crate::pod_spec::{
-    self, RestartPolicy, app_containers, init_containers, is_host_network, name_of, text,
+    self, RestartPolicy, all_containers, app_containers, ephemeral_containers, init_containers,
+    is_host_network, name_of, text,
 };
 use crate::runtime::{ContainerState, ContainerStatus};
 
@@ -16,12 +17,38 @@ pub(crate) fn time_text(at: Timestamp) -> String {
     format!("{at:.0}")
 }
 
+/// Where a pod's status tells of its containers.
+const STATUSES: [&str; 3] = [
+    "/status/containerStatuses",
+    "/status/initContainerStatuses",
+    "/status/ephemeralContainerStatuses",
+];
+
 /// What the API's status says of a container, if anything.
 pub(crate) fn reported<'p>(pod: &'p Object, name: &str) -> Option<&'p Value> {
-    ["/status/containerStatuses", "/status/initContainerStatuses"]
-        .iter()
-        .flat_map(|list| pod.list(list))
-        .find(|status| status["name"] == name)
+    STATUSES.iter().flat_map(|list| pod.list(list)).find(|status| status["name"] == name)
+}
+
+/// What a container is in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Init,
+    App,
+    /// Nobody probes it or starts it again, and the pod's phase and readiness do not depend on it.
+    Ephemeral,
+}
+
+impl Role {
+    fn of(pod: &Object, name: &str) -> Self {
+        let is_among = |list: &[Value]| list.iter().any(|container| container["name"] == name);
+        if is_among(init_containers(pod)) {
+            Self::Init
+        } else if is_among(ephemeral_containers(pod)) {
+            Self::Ephemeral
+        } else {
+            Self::App
+        }
+    }
 }
 
 /// The pod's phase.
@@ -110,6 +137,10 @@ pub(crate) fn pod_status(s: &Situation<'_>, node_ip: &str, previous: &Value) -> 
         status.insert("initContainerStatuses".into(), init.into());
     }
     status.insert("containerStatuses".into(), app.into());
+    let ephemeral = statuses(ephemeral_containers(s.pod));
+    if !ephemeral.is_empty() {
+        status.insert("ephemeralContainerStatuses".into(), ephemeral.into());
+    }
     status.insert("qosClass".into(), pod_spec::qos(s.pod).into());
     if let Some((reason, message)) = &s.memory.failed {
         status.insert("reason".into(), reason.as_str().into());
@@ -121,9 +152,9 @@ pub(crate) fn pod_status(s: &Situation<'_>, node_ip: &str, previous: &Value) -> 
 fn container_status(s: &Situation<'_>, container: &Value) -> Value {
     let name = name_of(container);
     let (latest, before) = s.record.latest(name);
-    let is_init = init_containers(s.pod).iter().any(|init| init["name"] == name);
-    let Some(latest) = latest else { return unmade_status(s, container, is_init) };
-    let waiting = waiting_reason(s, name, latest, is_init);
+    let role = Role::of(s.pod, name);
+    let Some(latest) = latest else { return unmade_status(s, container, role) };
+    let waiting = waiting_reason(s, name, latest, role);
     let (state, last) = match waiting {
         Some((reason, message)) => (waiting_state(&reason, &message), Some(latest)),
         None => (state_of(latest), before),
@@ -132,7 +163,7 @@ fn container_status(s: &Situation<'_>, container: &Value) -> Value {
     let has_completed = latest.state == ContainerState::Exited && latest.exit_code == 0;
     let last = last.filter(|last| last.state == ContainerState::Exited);
     let last_state = last.map_or_else(|| json!({}), state_of);
-    json!({
+    let status = json!({
         "name": name,
         "image": latest.image,
         "imageID": latest.image_id,
@@ -140,19 +171,35 @@ fn container_status(s: &Situation<'_>, container: &Value) -> Value {
         "state": state,
         "lastState": last_state,
         // A completed init container counts as ready; others need to run. Probes will have a say here.
-        "ready": if is_init { has_completed } else { is_running },
+        "ready": match role {
+            Role::Init => has_completed,
+            Role::App => is_running,
+            Role::Ephemeral => false,
+        },
         "started": is_running,
         "restartCount": latest.attempt,
-    })
+    });
+    fit(status, role)
+}
+
+/// Only probes say of a container that it has started.
+fn fit(mut status: Value, role: Role) -> Value {
+    if role == Role::Ephemeral
+        && let Some(status) = status.as_object_mut()
+    {
+        status.remove("started");
+    }
+    status
 }
 
 /// The status of a container that the runtime does not have.
-fn unmade_status(s: &Situation<'_>, container: &Value, is_init: bool) -> Value {
+fn unmade_status(s: &Situation<'_>, container: &Value, role: Role) -> Value {
     let name = name_of(container);
     let old = reported(s.pod, name);
+    let is_over = s.pod.is_terminating() || is_final(s.pod);
     if let Some(old) = old
         && old["state"].get("terminated").is_some()
-        && (s.pod.is_terminating() || is_init || is_final(s.pod))
+        && (is_over || role != Role::App)
     {
         return old.clone();
     }
@@ -168,13 +215,13 @@ fn unmade_status(s: &Situation<'_>, container: &Value, is_init: bool) -> Value {
         }}),
     });
     let (state, last) = match lost {
-        Some(lost) if s.pod.is_terminating() || is_final(s.pod) => (lost, json!({})),
+        Some(lost) if is_over || role == Role::Ephemeral => (lost, json!({})),
         lost => {
             let (reason, message) = trouble(s, name).unwrap_or_else(|| first_wait(s.pod));
             (waiting_state(&reason, &message), lost.unwrap_or_else(|| json!({})))
         }
     };
-    json!({
+    let status = json!({
         "name": name,
         "image": text(container, "image"),
         "imageID": ran.map_or("", |old| text(old, "imageID")),
@@ -184,7 +231,8 @@ fn unmade_status(s: &Situation<'_>, container: &Value, is_init: bool) -> Value {
         "ready": false,
         "started": false,
         "restartCount": ran.map_or(0, |old| old["restartCount"].as_u64().unwrap_or_default()),
-    })
+    });
+    fit(status, role)
 }
 
 fn is_final(pod: &Object) -> bool {
@@ -210,7 +258,7 @@ fn waiting_reason(
     s: &Situation<'_>,
     name: &str,
     latest: &ContainerStatus,
-    is_init: bool,
+    role: Role,
 ) -> Option<(String, String)> {
     if s.gone || s.pod.is_terminating() || is_final(s.pod) || s.memory.failed.is_some() {
         return None;
@@ -222,10 +270,11 @@ fn waiting_reason(
         }
         ContainerState::Exited => {}
     }
-    let restarts = if is_init {
-        latest.exit_code != 0 && RestartPolicy::of(s.pod) != RestartPolicy::Never
-    } else {
-        RestartPolicy::of(s.pod).restarts(latest.exit_code)
+    let policy = RestartPolicy::of(s.pod);
+    let restarts = match role {
+        Role::Init => latest.exit_code != 0 && policy != RestartPolicy::Never,
+        Role::App => policy.restarts(latest.exit_code),
+        Role::Ephemeral => false,
     };
     if !restarts {
         return None;
@@ -259,8 +308,8 @@ fn trouble(s: &Situation<'_>, name: &str) -> Option<(String, String)> {
         if !pull.is_backing_off(s.now) {
             return Some(("ErrImagePull".to_owned(), pull.message.clone()));
         }
-        let all = init_containers(s.pod).iter().chain(app_containers(s.pod));
-        let image = all.filter(|c| name_of(c) == name).map(|c| text(c, "image")).next();
+        let mut all = all_containers(s.pod);
+        let image = all.find(|c| name_of(c) == name).map(|c| text(c, "image"));
         let message = format!(
             "Back-off pulling image \"{}\": ErrImagePull: {}",
             image.unwrap_or_default(),

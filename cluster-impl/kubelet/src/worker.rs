@@ -22,12 +22,8 @@ use crate::decide::{
 };
 use crate::downward::Places;
 use crate::environment::{environment, words};
-use crate::pod_spec::{
-    self, app_containers, grace, grace_of_gone, init_containers, name_of, pull_policy, text,
-};
-use crate::runtime::{
-    ContainerConfig, ContainerState, Mount, RuntimeError, Sandbox, is_image_name,
-};
+use crate::pod_spec::{self, all_containers, grace, grace_of_gone, name_of, pull_policy, text};
+use crate::runtime::{ContainerConfig, ContainerState, RuntimeError, Sandbox, is_image_name};
 use crate::status::pod_status;
 use crate::volumes::Volumes;
 
@@ -47,6 +43,8 @@ pub(crate) struct Wish {
 
 /// The next life of a container.
 struct NextLife<'n> {
+    record: &'n Record,
+    sandbox: &'n Sandbox,
     name: &'n str,
     attempt: u32,
     /// When the one before ended.
@@ -224,8 +222,8 @@ impl Worker {
             Step::CreateSandbox { attempt } => self.create_sandbox(wish, *attempt).await,
             Step::Start { name, attempt, ended } => {
                 let Some(sandbox) = record.current_sandbox(&wish.pod) else { return Ok(()) };
-                let life = NextLife { name, attempt: *attempt, ended: *ended };
-                self.start(&wish.pod, sandbox, life).await
+                let life = NextLife { record, sandbox, name, attempt: *attempt, ended: *ended };
+                self.start(&wish.pod, life).await
             }
             Step::RemoveContainer { id } => runtime.remove_container(id).await,
             Step::RemoveSandbox { id } => runtime.remove_sandbox(id).await,
@@ -310,15 +308,11 @@ impl Worker {
     }
 
     /// Fetches the image if needed, makes the container and starts it. Troubles go into the memory.
-    async fn start(
-        &mut self,
-        pod: &Arc<Object>,
-        sandbox: &Sandbox,
-        life: NextLife<'_>,
-    ) -> Result<(), RuntimeError> {
-        let NextLife { name, attempt, ended } = life;
-        let mut all = init_containers(pod).iter().chain(app_containers(pod));
-        let Some(container) = all.find(|c| name_of(c) == name) else { return Ok(()) };
+    async fn start(&mut self, pod: &Arc<Object>, life: NextLife<'_>) -> Result<(), RuntimeError> {
+        let NextLife { sandbox, name, ended, .. } = life;
+        let Some(container) = all_containers(pod).find(|c| name_of(c) == name) else {
+            return Ok(());
+        };
         // A kubelet that starts anew has yet to put the volumes of an older sandbox in place.
         if !self.volumes.set_up(&self.cx, pod, &mut self.memory.volumes_retry).await? {
             return Ok(());
@@ -327,18 +321,7 @@ impl Worker {
         if !self.fetch_image(pod, container).await? {
             return Ok(());
         }
-        let places = Places {
-            node_name: &self.cx.config.node_name,
-            node_ip: &self.cx.config.node_ip,
-            pod_ip: if sandbox.ip.is_empty() { &self.cx.config.node_ip } else { &sandbox.ip },
-        };
-        let node_memory = self.cx.config.machine.memory;
-        let env = environment(&self.cx, &places, pod, container).await;
-        let config = env.and_then(|env| {
-            let mounts = pod_spec::mounts(pod, container, &env)?;
-            Ok(container_config(pod, container, (env, mounts), attempt, node_memory))
-        });
-        let config = match config {
+        let config = match configured(&self.cx, pod, container, &life).await {
             Ok(config) => config,
             Err(message) => {
                 self.trouble(pod, name, "CreateContainerConfigError", message);
@@ -487,7 +470,7 @@ async fn shorter_grace(wishes: &mut watch::Receiver<Wish>, current: Duration) ->
 /// The back-offs in force: what identifies each, the event's message, and whether it is an image's.
 fn back_offs(s: &Situation<'_>) -> Vec<((String, Timestamp), String, bool)> {
     let mut news = Vec::new();
-    for container in init_containers(s.pod).iter().chain(app_containers(s.pod)) {
+    for container in all_containers(s.pod) {
         let name = name_of(container);
         if let Some(pull) = s.memory.pulls.get(name)
             && pull.is_backing_off(s.now)
@@ -511,15 +494,23 @@ fn back_offs(s: &Situation<'_>) -> Vec<((String, Timestamp), String, bool)> {
     news
 }
 
-fn container_config(
+/// How a container is to be made. The error is for the status.
+async fn configured(
+    cx: &Shared,
     pod: &Object,
     container: &Value,
-    (env, mounts): (Vec<(String, String)>, Vec<Mount>),
-    attempt: u32,
-    node_memory: i64,
-) -> ContainerConfig {
+    life: &NextLife<'_>,
+) -> Result<ContainerConfig, String> {
+    let NextLife { record, sandbox, attempt, .. } = *life;
+    let places = Places {
+        node_name: &cx.config.node_name,
+        node_ip: &cx.config.node_ip,
+        pod_ip: if sandbox.ip.is_empty() { &cx.config.node_ip } else { &sandbox.ip },
+    };
+    let env = environment(cx, &places, pod, container).await?;
+    let mounts = pod_spec::mounts(pod, container, &env)?;
     let name = name_of(container).to_owned();
-    ContainerConfig {
+    Ok(ContainerConfig {
         attempt,
         image: text(container, "image").to_owned(),
         command: words(&container["command"], &env),
@@ -529,11 +520,22 @@ fn container_config(
         labels: pod_spec::container_labels(pod, &name).into_iter().collect(),
         annotations: pod_spec::container_annotations(container, attempt).into_iter().collect(),
         mounts,
-        resources: pod_spec::resources(pod, container, node_memory),
+        resources: pod_spec::resources(pod, container, cx.config.machine.memory),
         security: pod_spec::security(pod, container),
+        processes_of: target(record, container)?,
         stdin: container["stdin"] == true,
         stdin_once: container["stdinOnce"] == true,
         tty: container["tty"] == true,
         name,
+    })
+}
+
+/// The id of the container that an ephemeral one is to look into.
+fn target(record: &Record, container: &Value) -> Result<Option<String>, String> {
+    let name = text(container, "targetContainerName");
+    match record.latest(name).0 {
+        _ if name.is_empty() => Ok(None),
+        Some(found) => Ok(Some(found.id.clone())),
+        None => Err(format!("unable to find target container {name}")),
     }
 }

@@ -42,6 +42,7 @@ fn main() {
     };
     let trials = vec![
         trial("containers_live_and_end_as_cri_tells", || block_on(containers_live_and_end())),
+        trial("a_debugger_sees_its_target_s_processes", || block_on(debugger_sees_target())),
         trial("a_kubelet_runs_pods_on_containerd", || block_on(kubelet_runs_pods())),
         trial(
             "volumes_are_files_that_change_at_once",
@@ -108,9 +109,13 @@ impl Pod {
         name: &str,
         line: &[&str],
     ) -> Result<String, RuntimeError> {
+        self.run_with(runtime, self.plan(name, line)).await
+    }
+
+    fn plan(&self, name: &str, line: &[&str]) -> ContainerConfig {
         let mut labels = self.config.labels.clone();
         labels.insert(CONTAINER_NAME_LABEL.to_owned(), name.to_owned());
-        let config = ContainerConfig {
+        ContainerConfig {
             name: name.to_owned(),
             image: "kubetm/app:v1".to_owned(),
             command: line.iter().map(|word| (*word).to_owned()).collect(),
@@ -118,7 +123,14 @@ impl Pod {
             annotations: BTreeMap::from([(RESTART_COUNT_ANNOTATION.to_owned(), "4".to_owned())]),
             labels,
             ..ContainerConfig::default()
-        };
+        }
+    }
+
+    async fn run_with(
+        &self,
+        runtime: &CriRuntime,
+        config: ContainerConfig,
+    ) -> Result<String, RuntimeError> {
         let id = runtime.create_container(&self.sandbox, &self.config, &config).await?;
         runtime.start_container(&id).await.map(|()| id)
     }
@@ -198,6 +210,42 @@ async fn containers_live_and_end() {
     assert_eq!(runtime.all().await.expect("a list"), []);
     assert_eq!(containerd.pod_cgroups(), Vec::<std::path::PathBuf>::new());
     assert!(!log.exists());
+}
+
+async fn debugger_sees_target() {
+    let containerd = Containerd::start().await;
+    lay_network(&containerd);
+    let runtime = CriRuntime::new(Env::os(), containerd.config());
+    eventually("the network is noticed", || async {
+        runtime.conditions().await.is_ok_and(|c| c.network_problem.is_empty())
+    })
+    .await;
+    let pod = Pod::start(&runtime).await;
+    let app = pod.run(&runtime, "app", &["/testapp", "serve"]).await.expect("it starts");
+    let first_process = |name: &'static str| {
+        let log = containerd.folder("pods").join(format!("default_web_uid-1/{name}/0.log"));
+        async move {
+            eventually("it has looked", || async {
+                std::fs::read_to_string(&log).is_ok_and(|log| log.contains("stdout"))
+            })
+            .await;
+            std::fs::read_to_string(&log).expect("it was there")
+        }
+    };
+    let line = ["cat", "/proc/1/cmdline"];
+    pod.run(&runtime, "alone", &line).await.expect("it starts");
+    let seen = first_process("alone").await;
+    assert!(seen.contains("cmdline") && !seen.contains("serve"), "{seen}");
+    let config = ContainerConfig { processes_of: Some(app.clone()), ..pod.plan("look", &line) };
+    pod.run_with(&runtime, config).await.expect("it starts");
+    let seen = first_process("look").await;
+    assert!(seen.contains("serve") && !seen.contains("cmdline"), "{seen}");
+    runtime.stop_container(&app, Duration::from_secs(30)).await.expect("it stops");
+    let late = ContainerConfig { processes_of: Some(app), ..pod.plan("late", &line) };
+    let refused = pod.run_with(&runtime, late).await.expect_err("nobody is there");
+    assert!(refused.to_string().contains("target container"), "{refused}");
+    runtime.remove_sandbox(&pod.sandbox.id).await.expect("it goes");
+    runtime.forget_pod(&pod.config.pod).await.expect("it is forgotten");
 }
 
 const NODE: &str = "/api/v1/nodes/worker-1";

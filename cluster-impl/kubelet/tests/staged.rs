@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "staged_ephemeral/mod.rs"]
+mod ephemeral;
 mod fake_api;
 #[path = "staged_volumes/mod.rs"]
 mod volumes;

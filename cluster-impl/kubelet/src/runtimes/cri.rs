@@ -185,16 +185,34 @@ fn instant(nanoseconds: i64) -> Option<Timestamp> {
     (nanoseconds > 0).then(|| Timestamp::from_nanosecond(i128::from(nanoseconds)).ok()).flatten()
 }
 
-fn read_status(status: &cri::ContainerStatus) -> ContainerStatus {
-    let label = |key: &str| status.labels.get(key).cloned().unwrap_or_default();
-    let annotation = |key: &str| status.annotations.get(key).cloned().unwrap_or_default();
-    let made_as = status.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
-    let state = match status.state() {
+fn read_state(state: cri::ContainerState) -> ContainerState {
+    match state {
         cri::ContainerState::ContainerCreated => ContainerState::Created,
         cri::ContainerState::ContainerRunning => ContainerState::Running,
         cri::ContainerState::ContainerExited => ContainerState::Exited,
         cri::ContainerState::ContainerUnknown => ContainerState::Unknown,
-    };
+    }
+}
+
+fn brief(container: &cri::Container) -> Brief {
+    let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
+    Brief {
+        pod: PodId {
+            namespace: label(POD_NAMESPACE_LABEL),
+            name: label(POD_NAME_LABEL),
+            uid: label(POD_UID_LABEL),
+        },
+        id: container.id.clone(),
+        container: label(CONTAINER_NAME_LABEL),
+        state: read_state(container.state()),
+    }
+}
+
+fn read_status(status: &cri::ContainerStatus) -> ContainerStatus {
+    let label = |key: &str| status.labels.get(key).cloned().unwrap_or_default();
+    let annotation = |key: &str| status.annotations.get(key).cloned().unwrap_or_default();
+    let made_as = status.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
+    let state = read_state(status.state());
     let created = instant(status.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
     let (started, ended) = (instant(status.started_at), instant(status.finished_at));
     // containerd does not know when a container ended that a reboot took away.
@@ -375,21 +393,12 @@ impl ContainerRuntime for CriRuntime {
             pod: pod_of(item.metadata.as_ref()),
             id: item.id.clone(),
             container: String::new(),
-            running: item.state() == cri::PodSandboxState::SandboxReady,
+            state: match item.state() {
+                cri::PodSandboxState::SandboxReady => ContainerState::Running,
+                cri::PodSandboxState::SandboxNotready => ContainerState::Exited,
+            },
         });
-        let containers = containers.iter().map(|item| {
-            let label = |key: &str| item.labels.get(key).cloned().unwrap_or_default();
-            Brief {
-                pod: PodId {
-                    namespace: label(POD_NAMESPACE_LABEL),
-                    name: label(POD_NAME_LABEL),
-                    uid: label(POD_UID_LABEL),
-                },
-                id: item.id.clone(),
-                container: label(CONTAINER_NAME_LABEL),
-                running: item.state() == cri::ContainerState::ContainerRunning,
-            }
-        });
+        let containers = containers.iter().map(brief);
         let mut all: Vec<_> = sandboxes.chain(containers).collect();
         all.sort();
         Ok(all)
@@ -449,6 +458,18 @@ fn read_image(image: cri::Image) -> Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lived_between_two_looks_looks_different() {
+        let at = |state: cri::ContainerState| {
+            brief(&cri::Container { id: "a".to_owned(), state: state.into(), ..Default::default() })
+        };
+        let (made, ended) =
+            (at(cri::ContainerState::ContainerCreated), at(cri::ContainerState::ContainerExited));
+        assert!(!made.is_running() && !ended.is_running());
+        assert_ne!(made, ended, "the kubelet looks again only at what has changed");
+        assert!(at(cri::ContainerState::ContainerRunning).is_running());
+    }
 
     #[test]
     fn a_container_never_ends_before_it_starts() {

@@ -6,7 +6,7 @@ use k8s_cri::v1 as cri;
 
 use crate::runtime::{
     ContainerConfig, HostNamespaces, LinuxResources, Mount, PodId, RuntimeError, Sandbox,
-    SandboxConfig, Security, full_image_name,
+    SandboxConfig, full_image_name,
 };
 
 /// One CPU for 100 ms.
@@ -204,7 +204,7 @@ pub(super) fn container_config(
         tty: config.tty,
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources(config.resources)),
-            security_context: Some(security_context(&config.security, sandbox.host)),
+            security_context: Some(security_context(config, sandbox.host)),
         }),
         ..Default::default()
     })
@@ -263,9 +263,18 @@ fn resources(bounds: LinuxResources) -> cri::LinuxContainerResources {
 }
 
 fn security_context(
-    security: &Security,
+    config: &ContainerConfig,
     host: HostNamespaces,
 ) -> cri::LinuxContainerSecurityContext {
+    let security = &config.security;
+    let mut namespaces = namespaces(host);
+    // Where processes are shared with more than one container, the target's are among them already.
+    if let Some(target) = &config.processes_of
+        && namespaces.pid() == cri::NamespaceMode::Container
+    {
+        namespaces.set_pid(cri::NamespaceMode::Target);
+        namespaces.target_id.clone_from(target);
+    }
     let paths = |list: &[&str]| -> Vec<String> {
         if security.privileged {
             return Vec::new();
@@ -279,7 +288,7 @@ fn security_context(
             ..Default::default()
         }),
         privileged: security.privileged,
-        namespace_options: Some(namespaces(host)),
+        namespace_options: Some(namespaces),
         run_as_user: security.user.map(number),
         run_as_group: security.group.map(number),
         readonly_rootfs: security.readonly_root,
@@ -316,6 +325,27 @@ mod tests {
         };
         let text = hosts("10.244.1.2", &config);
         assert!(text.ends_with("10.244.1.2\tweb\n10.1.2.3\ta\tb\n"), "{text}");
+    }
+
+    #[test]
+    fn a_debugger_sees_its_target_unless_it_sees_all() {
+        let told = |target: Option<&str>, host: HostNamespaces| {
+            let config = ContainerConfig {
+                processes_of: target.map(str::to_owned),
+                ..ContainerConfig::default()
+            };
+            let options = security_context(&config, host).namespace_options.unwrap();
+            (options.pid(), options.target_id)
+        };
+        let own = HostNamespaces::default();
+        assert_eq!(told(None, own), (cri::NamespaceMode::Container, String::new()));
+        assert_eq!(told(Some("c1"), own), (cri::NamespaceMode::Target, "c1".to_owned()));
+        for (host, mode) in [
+            (HostNamespaces { pid: true, ..own }, cri::NamespaceMode::Node),
+            (HostNamespaces { shared_pid: true, ..own }, cri::NamespaceMode::Pod),
+        ] {
+            assert_eq!(told(Some("c1"), host), (mode, String::new()));
+        }
     }
 
     #[test]

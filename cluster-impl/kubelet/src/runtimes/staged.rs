@@ -428,6 +428,9 @@ impl ContainerRuntime for StagedRuntime {
         if !inner.sandboxes.get(&sandbox.id).is_some_and(|sandbox| sandbox.ready) {
             return Err(not_found("running sandbox", &sandbox.id));
         }
+        if let Some(target) = &config.processes_of {
+            inner.check_target(target, &sandbox.id)?;
+        }
         let volumes = inner.volumes.get(&sandbox.pod.uid);
         container.mounts = Shown::all(volumes, &config.mounts);
         inner.containers.insert(id.clone(), container);
@@ -526,13 +529,13 @@ impl ContainerRuntime for StagedRuntime {
             pod: sandbox.pod.clone(),
             id: sandbox.id.clone(),
             container: String::new(),
-            running: sandbox.ready,
+            state: if sandbox.ready { ContainerState::Running } else { ContainerState::Exited },
         });
         let containers = inner.containers.values().map(|container| Brief {
             pod: container.pod.clone(),
             id: container.status.id.clone(),
             container: container.status.name.clone(),
-            running: container.status.state == ContainerState::Running,
+            state: container.status.state,
         });
         let mut all: Vec<_> = sandboxes.chain(containers).collect();
         all.sort();

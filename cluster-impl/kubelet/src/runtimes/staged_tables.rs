@@ -47,6 +47,16 @@ impl Inner {
         free_address(self.pod_network, &mut self.next_address, &used)
     }
 
+    /// Processes are shared only with one who runs in the same sandbox.
+    pub(super) fn check_target(&self, id: &str, sandbox: &str) -> Result<(), RuntimeError> {
+        let found = self.containers.get(id).map(|container| &container.status);
+        let is_fit = found.is_some_and(|status| {
+            status.state == ContainerState::Running && status.sandbox_id == sandbox
+        });
+        let why = || format!("invalid target container: {id:?} does not run in this sandbox");
+        if is_fit { Ok(()) } else { Err(RuntimeError::Failed(why())) }
+    }
+
     /// A container that shows files writes those of its volumes.
     pub(super) fn read_files(&mut self, id: &str, now: Timestamp) {
         let Some(container) = self.containers.get(id) else { return };

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{Body, KubeletServer, Refusal, access};
 use crate::access::{ContainerLog, LogRecord};
-use crate::pod_spec::pod_id;
+use crate::pod_spec::{all_containers, pod_id};
 use crate::runtime::{ContainerState, ContainerStatus};
 
 /// So often a followed log is looked at.
@@ -103,9 +103,7 @@ pub(super) async fn answer(
 }
 
 fn has_container(pod: &Object, name: &str) -> bool {
-    ["containers", "initContainers", "ephemeralContainers"].iter().any(|list| {
-        pod.list(&format!("/spec/{list}")).iter().any(|container| container["name"] == name)
-    })
+    all_containers(pod).any(|container| container["name"] == name)
 }
 
 /// The container whose log is meant, of all of the name, the newest first.
@@ -148,10 +146,7 @@ fn choose(
 }
 
 fn state<'p>(pod: &'p Object, name: &str) -> &'p Value {
-    let lists = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
-    let all = lists.iter().flat_map(|list| pod.list(&format!("/status/{list}")));
-    let found = all.into_iter().find(|status| status["name"] == name);
-    found.map_or(&Value::Null, |status| &status["state"])
+    crate::status::reported(pod, name).map_or(&Value::Null, |status| &status["state"])
 }
 
 fn is_waiting(pod: &Object, name: &str) -> bool {

@@ -27,7 +27,9 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 pub(super) async fn own(server: &Arc<KubeletServer>) -> Result<Response<Body>, Refusal> {
     let all = server.runtime.all().await?;
     let running = |is_container: bool| {
-        all.iter().filter(|one| one.running && one.container.is_empty() != is_container).count()
+        all.iter()
+            .filter(|one| one.is_running() && one.container.is_empty() != is_container)
+            .count()
     };
     let mut text = String::new();
     head(&mut text, "kubelet_node_name", "gauge", "The node's name. The count is always 1.");

@@ -27,7 +27,7 @@ use machinery::Object;
 use serde_json::{Value, json};
 
 use crate::access::Streams;
-use crate::runtime::{ContainerRuntime, ContainerState, ContainerStatus, RuntimeError};
+use crate::runtime::{Brief, ContainerRuntime, ContainerState, ContainerStatus, RuntimeError};
 use crate::{Health, Pods};
 
 pub use body::Body;
@@ -308,7 +308,7 @@ impl KubeletServer {
 
     async fn running_pods(&self) -> Result<Response<Body>, Refusal> {
         let mut pods: BTreeMap<_, Vec<Value>> = BTreeMap::new();
-        for brief in self.runtime.all().await?.into_iter().filter(|brief| brief.running) {
+        for brief in self.runtime.all().await?.into_iter().filter(Brief::is_running) {
             let containers = pods.entry(brief.pod).or_default();
             if !brief.container.is_empty() {
                 containers.push(json!({"name": brief.container, "image": "", "resources": {}}));

@@ -75,9 +75,7 @@ pub(super) fn start(server: &KubeletServer, usage: &Usage) -> String {
     }
     let pod = server.config.pods.named(&usage.pod.namespace, &usage.pod.name);
     let Some(pod) = pod else { return String::new() };
-    let lists = ["/status/containerStatuses", "/status/initContainerStatuses"];
-    let mut statuses = lists.iter().flat_map(|list| pod.list(list));
-    let own = statuses.find(|status| status["name"] == usage.container.as_str());
+    let own = crate::status::reported(&pod, &usage.container);
     let started = own.and_then(|status| status["state"]["running"]["startedAt"].as_str());
     started.unwrap_or_else(|| pod.text("/status/startTime")).to_owned()
 }

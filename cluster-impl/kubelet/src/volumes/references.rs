@@ -14,7 +14,7 @@ use machinery::kinds::{CONFIG_MAP, SECRET};
 use machinery::{Kind, Object, ObjectKey};
 use serde_json::Value;
 
-use crate::pod_spec::{app_containers, init_containers};
+use crate::pod_spec::all_containers;
 
 /// So long a pod waits for the first word about an object.
 const FIRST_WORD: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub(crate) fn of(pod: &Object) -> BTreeSet<Reference> {
             note(&SECRET, &source["secret"]["name"]);
         }
     }
-    for container in init_containers(pod).iter().chain(app_containers(pod)) {
+    for container in all_containers(pod) {
         for from in container["envFrom"].as_array().into_iter().flatten() {
             note(&CONFIG_MAP, &from["configMapRef"]["name"]);
             note(&SECRET, &from["secretRef"]["name"]);
