@@ -10,6 +10,8 @@
 //! SHAKEDOWN_KUBECTL=/opt/kubectl-1.29 cargo nextest run -p orchestrator --test clients
 //! ```
 //!
+//! Trials tell what kubectl 1.32 and 1.33 send and print. Older ones do some of it otherwise (1.31 and before
+//! send no protobuf, 1.29 and before open streams over SPDY), and fail the trials that ask for just that.
 //! `ci/client-tools` fetches Helm and the packages of Python.
 
 #[path = "../common/mod.rs"]

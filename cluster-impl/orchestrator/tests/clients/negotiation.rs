@@ -69,8 +69,8 @@ fn kubectl_sends_protobuf(terminal: &Terminal) {
 }
 
 fn answers_in_protobuf(terminal: &Terminal) {
-    terminal.ok("kubectl create deployment web --image=web:1 --replicas=2 --port=80");
-    terminal.ok("kubectl rollout status deployment web --timeout=60s || true");
+    terminal.ok("kubectl create deployment web --image=nginx --replicas=2 --port=80");
+    terminal.ok("kubectl rollout status deployment web --timeout=60s");
     let spoken = terminal.spoken("describe deployment web");
     let accept = format!("Accept: {PROTOBUF}");
     let mut asked = spoken.requests().filter(|line| line.contains("/deployments/web'"));

@@ -61,7 +61,8 @@ fn kopf(terminal: &Terminal) {
         assert_eq!(code, 0, "{line}: {told}\n{}", log.unwrap_or_default());
     };
     terminal.ok_with("kubectl apply -f -", &fleet(2));
-    reaches("kubectl wait --for=create deployment/first --timeout=60s");
+    let made = "/apis/apps/v1/namespaces/{ns}/deployments/first";
+    terminal.wire.until(made, |told| told.code == 200);
     reaches("kubectl rollout status deployment/first --timeout=60s");
     let status = format!(
         "kubectl wait fleets.{group}/first --timeout=60s --for=jsonpath='{{.status.made.ships}}'=2"

@@ -103,11 +103,23 @@ fn token(terminal: &Terminal) {
 fn ephemeral_containers(terminal: &Terminal) {
     terminal.ok("kubectl run web --image=nginx");
     terminal.ok("kubectl wait --for=condition=Ready pod/web --timeout=60s");
-    let spoken = terminal.spoken("debug web --image=nginx --container=look --attach=false");
+    let spoken =
+        terminal.spoken("debug web --image=nginx --container=look --attach=false -- sleep 1h");
     let asked = spoken.sent("PATCH", "/pods/web/ephemeralcontainers");
     assert!(asked.contains("application/strategic-merge-patch+json"), "{asked}");
     let pod = terminal.object("pod web");
     assert_eq!(pod["spec"]["ephemeralContainers"][0]["name"], "look");
+    let pod = terminal.wire.until(&format!("{PODS}/web"), |told| {
+        told.json()["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object()
+    });
+    // It is no part of what the pod was made for.
+    let status = &pod.json()["status"];
+    assert_eq!(status["ephemeralContainerStatuses"][0]["ready"], false);
+    assert_eq!(status["containerStatuses"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        (&status["phase"], &status["containerStatuses"][0]["ready"]),
+        (&json!("Running"), &json!(true))
+    );
     // They are not written with the pod itself.
     let told = terminal.wire.patch(
         &format!("{PODS}/web"),

@@ -189,8 +189,9 @@ impl Terminal {
         std::fs::write(home.path().join("config"), text).expect("the directory is ours");
         let kubectl = kubectl.to_owned();
         let terminal = Self { ns, wire, is_dev, kubectl, home };
-        // A pod needs the account that a controller makes.
-        terminal.ok("kubectl wait --for=create serviceaccount/default --timeout=60s");
+        // A pod needs the account that a controller makes. Not every kubectl can wait for that.
+        let account = "/api/v1/namespaces/{ns}/serviceaccounts/default";
+        terminal.wire.until(account, |told| told.code == 200);
         terminal
     }
 

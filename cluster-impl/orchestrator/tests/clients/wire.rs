@@ -1,11 +1,17 @@
 //! Plain HTTP with the credentials of a kubeconfig, for what kubectl alone cannot show.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
+
+/// What others are to do is looked for so often, and so many times.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOKS_MAX: u32 = 1200;
 
 /// What APIs speak unless asked otherwise.
 pub const JSON: &str = "application/json";
@@ -109,6 +115,19 @@ impl Wire {
     /// Reads.
     pub fn get(&self, path: &str, accept: &str) -> Told {
         self.ask(Method::GET, path, &[("accept", accept)], b"")
+    }
+
+    /// Reads again and again until what is read is as it should be.
+    pub fn until(&self, path: &str, holds: impl Fn(&Told) -> bool) -> Told {
+        for _ in 0..LOOKS_MAX {
+            let told = self.get(path, JSON);
+            if holds(&told) {
+                return told;
+            }
+            self.runtime.block_on(async { tokio::time::sleep(LOOK_EVERY).await });
+        }
+        let told = self.get(path, JSON);
+        panic!("{path}: still {} {}", told.code, told.text());
     }
 
     /// Creates.
