@@ -14,6 +14,7 @@ use shakedown_core::verdict::{RunVerdict, ScenarioVerdict};
 use shakedown_runner::{Limits, Recorder, UndoLog, read_undo_log, run_scenario};
 use shakedown_target_docker as docker;
 use shakedown_target_sim::SimTarget;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::plans::Planned;
@@ -149,13 +150,27 @@ fn on_real_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
     runtime.block_on(async {
         tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => Err(Failure::harness(
+            () = asked_to_end() => Err(Failure::harness(
                 "interrupted",
                 "what was begun is being taken back; `shakedown heal --check` lists what is left",
             )),
             outcome = work => outcome,
         }
     })
+}
+
+/// Ends when somebody at the terminal, or whoever started this process, wants it to end.
+pub async fn asked_to_end() {
+    let mut ends = match signal(SignalKind::terminate()) {
+        Ok(ends) => ends,
+        // Without a handler the signal ends the process at once.
+        Err(_) => return std::future::pending().await,
+    };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        _ = ends.recv() => {}
+    }
 }
 
 fn recorder(run: &Run<'_>) -> Result<(Recorder, UndoLog), Failure> {

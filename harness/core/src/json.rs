@@ -5,13 +5,18 @@
 //! witness and timeline hold the same one. It reads as `serde_json`'s does and is written as the same
 //! bytes: the fields of an object stand in order of name.
 
+mod read;
+
 use std::fmt;
 use std::ops::Index;
 use std::sync::Arc;
 
+use serde::de::DeserializeSeed as _;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Number;
+
+pub use read::Like;
 
 /// What has no value.
 static NULL: Value = Value::Null;
@@ -355,7 +360,7 @@ impl Serialize for Value {
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde_json::Value::deserialize(deserializer).map(Self::from)
+        Like::new(&NULL).deserialize(deserializer)
     }
 }
 

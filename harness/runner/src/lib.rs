@@ -16,6 +16,7 @@ mod run;
 mod sabotaged;
 mod steps;
 mod store_hash;
+mod told;
 mod undo;
 mod witness;
 mod workload;

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::api::{Answer, ApiError, Call, ask, call, revision_of};
 use crate::board::Board;
 use crate::event_loop::{Message, Sender};
+use crate::told::Told;
 
 /// Between two linearizable reads that show that the witness' server is well.
 const PULSE: Duration = Duration::from_secs(1);
@@ -224,7 +225,8 @@ impl Stream {
         let error = Instant::now().saturating_duration_since(since.unwrap_or(self.shared.began));
         let mut found = BTreeMap::new();
         for object in list["items"].as_array().into_iter().flatten() {
-            found.insert(key_of(object), slim(object.clone()));
+            let key = key_of(|pointer| object.pointer(pointer).and_then(Plain::as_str));
+            found.insert(key, slim(object.clone()));
         }
         let gone: Vec<(Key, Value)> = self
             .known
@@ -248,7 +250,9 @@ impl Stream {
                 Some(_) => Change::Modified,
                 None => Change::Added,
             };
-            self.changed(change, revision_of(&object), error, object).await.ok()?;
+            let revision = revision_of(&object);
+            let object = Value::like(object, &self.last);
+            self.changed(change, revision, error, object).await.ok()?;
         }
         Some(revision)
     }
@@ -258,10 +262,10 @@ impl Stream {
         change: Change,
         revision: i64,
         error: Duration,
-        object: Plain,
+        mut object: Value,
     ) -> Result<(), mpsc::error::SendError<()>> {
-        let key = key_of(&object);
-        let object = Value::like(object, self.known.get(&key).unwrap_or(&self.last));
+        let key = key_of(|pointer| object.pointer(pointer)?.as_str());
+        object.share(self.known.get(&key).unwrap_or(&self.last));
         match change {
             Change::Deleted => drop(self.known.remove(&key)),
             _ => {
@@ -309,14 +313,17 @@ impl Stream {
                 line = lines.next() => line,
             };
             let Some(Ok(line)) = line else { return End::Broken };
-            let Ok(mut event) = serde_json::from_str::<Plain>(&line) else { return End::Broken };
-            let object = slim(event["object"].take());
-            let change = match event["type"].as_str() {
-                Some("ADDED") => Change::Added,
-                Some("MODIFIED") => Change::Modified,
-                Some("DELETED") => Change::Deleted,
-                Some("BOOKMARK") => {
-                    *revision = revision_of(&object).max(*revision);
+            let Ok(Told { sort, object }) = Told::read(&line, &self.last) else {
+                return End::Broken;
+            };
+            let told = object["metadata"]["resourceVersion"].as_str();
+            let told = told.and_then(|text| text.parse().ok()).unwrap_or(0);
+            let change = match sort.as_str() {
+                "ADDED" => Change::Added,
+                "MODIFIED" => Change::Modified,
+                "DELETED" => Change::Deleted,
+                "BOOKMARK" => {
+                    *revision = told.max(*revision);
                     continue;
                 }
                 _ if object["code"] == 410 => {
@@ -324,7 +331,7 @@ impl Stream {
                 }
                 _ => return End::Broken,
             };
-            *revision = revision_of(&object);
+            *revision = told;
             self.count += 1;
             if self.overlooks(change) {
                 continue;
@@ -370,8 +377,9 @@ fn known_until(good: Instant, lived: Duration, before: Option<Instant>) -> Insta
     }
 }
 
-fn key_of(object: &Plain) -> Key {
-    let text = |pointer| text(object, pointer).to_string();
+/// The key of an object whose texts stand at pointers.
+fn key_of<'o>(text: impl Fn(&str) -> Option<&'o str>) -> Key {
+    let text = |pointer| text(pointer).unwrap_or_default().to_string();
     (text("/metadata/namespace"), text("/metadata/name"))
 }
 
@@ -379,7 +387,7 @@ fn text<'o>(object: &'o Plain, pointer: &str) -> &'o str {
     object.pointer(pointer).and_then(Plain::as_str).unwrap_or_default()
 }
 
-/// Without what nobody asks for and what fills timelines.
+/// Without owners: see [`crate::told`].
 fn slim(mut object: Plain) -> Plain {
     if let Some(metadata) = object.get_mut("metadata").and_then(Plain::as_object_mut) {
         metadata.remove("managedFields");

@@ -58,6 +58,7 @@ impl World {
         config.audit = Some(Arc::new(move |line| observers.tell(observe::audit(&name, line))));
         config.outbound =
             Arc::new(Kubelets { world: Arc::downgrade(self), from: node.name().to_owned() });
+        config.decoded = self.decoded.clone();
         let store = self.etcd.member(node.index);
         let server = ApiServer::new(life.env.clone(), store, config);
         life.server = Some(server.clone());
@@ -139,7 +140,8 @@ impl World {
     fn client(self: &Arc<Self>, node: &Arc<Node>, component: Component, user: &User) -> ApiClient {
         let servers = self.in_turn(node).into_iter();
         let clients = servers.map(|to| self.way(node.name(), &to, Some(component), user));
-        ApiClient::new(clients.collect()).named(component.name())
+        let client = ApiClient::new(clients.collect()).sharing(self.heard.clone());
+        client.named(component.name())
     }
 
     /// A client of one API server.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiclient::Heard;
+use apiserver::Decoded;
 use env::{Env, Gate, Sabotage, SimMachine, Timestamp};
 use futures::StreamExt;
 use kubelet::runtimes::staged::{Answers, StagedRuntime};
@@ -54,6 +56,10 @@ pub(crate) struct World {
     pub(crate) meddling: Meddling,
     pub(crate) observers: Arc<Observers>,
     pub(crate) meter: Arc<Meter>,
+    /// What components were told by watches, read once for all of them.
+    pub(crate) heard: Arc<Heard>,
+    /// What API servers found in the store, decoded once for all of them.
+    pub(crate) decoded: Arc<Decoded>,
 }
 
 /// The nodes, control plane first.
@@ -121,6 +127,8 @@ impl World {
             nodes,
             observers,
             meter: Meter::current(),
+            heard: Arc::default(),
+            decoded: Arc::default(),
         })
     }
 

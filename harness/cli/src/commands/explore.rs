@@ -19,6 +19,7 @@ use shakedown_explore::{Bounds, Document, Outcome, Phase, Summary, campaign, kee
 use shakedown_target_sim::SimTarget;
 
 use crate::failure::Failure;
+use crate::pipeline::asked_to_end;
 use crate::plans::{self, Wanted};
 
 /// What `explore` takes.
@@ -194,12 +195,11 @@ impl Clock {
 pub(super) fn stop_when_interrupted(stop: &Arc<AtomicBool>) {
     let stop = stop.clone();
     let waits = move || {
-        let interrupted = super::block_on(async {
-            tokio::signal::ctrl_c().await.map_err(|error| {
-                Failure::harness(format!("failed to wait for a signal: {error}"), "")
-            })
+        let asked = super::block_on(async {
+            asked_to_end().await;
+            Ok(())
         });
-        if interrupted.is_ok() {
+        if asked.is_ok() {
             stop.store(true, Ordering::Relaxed);
         }
     };
