@@ -43,8 +43,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_S: u32 = 15;
 /// A peer that leaves so many probes unanswered is gone.
 const KEEPALIVE_PROBES: u32 = 4;
-/// How many connections are open at once.
-const CONNECTIONS_MAX: usize = 4096;
+/// How many connections are open at once. Who speaks HTTP/1.1 has one for each watch: 5,000 watchers must fit.
+const CONNECTIONS_MAX: usize = 16_384;
 
 /// Why the server could not serve.
 #[derive(Debug, thiserror::Error)]
